@@ -1,0 +1,288 @@
+"""A recipe: everything a run depends on, as frozen structs; ``recipes`` reads them from TOML.
+
+Unknown keys, wrong types and values out of range are refused with their path; rules between fields of one table
+live in its ``__post_init__``, rules that need data or a model are checked where those are at hand.
+``docs/recipes.md`` is made from the docstrings below.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Decay = Annotated[float, Meta(ge=0, lt=1)]
+Tier = Literal["high", "low", "all"]
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """What every table of a recipe shares: immutable, keys by name, unknown ones refused."""
+
+
+class Iid(_Table, tag="iid", tag_field="kind", frozen=True, kw_only=True):
+    """Every client draws from the same distribution; sizes differ by one at most."""
+
+
+class Dirichlet(_Table, tag="dirichlet", tag_field="kind", frozen=True, kw_only=True):
+    """Clients of equal size, label mixes drawn from a Dirichlet (Hsu et al. 2019, arXiv:1909.06335); the paper's."""
+
+    alpha: Positive = 0.1
+    """Concentration: 0.1 gives most clients one to three classes, 100 is nearly iid."""
+
+
+class DirichletByClass(_Table, tag="dirichlet-by-class", tag_field="kind", frozen=True, kw_only=True):
+    """Every class is split over the clients by a Dirichlet draw, so sizes differ too (Yurochkin et al. 2019)."""
+
+    alpha: Positive = 0.1
+    """Concentration of each class over the clients."""
+    min_samples: Count = 10
+    """The draw is repeated until every client holds at least this many samples."""
+
+
+class Shards(_Table, tag="shards", tag_field="kind", frozen=True, kw_only=True):
+    """Samples sorted by label, cut into equal shards, dealt out (McMahan et al. 2017, arXiv:1602.05629)."""
+
+    per_client: Count = 2
+    """Shards a client holds; about the number of classes it sees."""
+
+
+class Quantity(_Table, tag="quantity", tag_field="kind", frozen=True, kw_only=True):
+    """The same label distribution everywhere, but sizes drawn from a Dirichlet."""
+
+    alpha: Positive = 0.5
+    """Concentration of the sizes."""
+    min_samples: Count = 10
+    """The draw is repeated until every client holds at least this many samples."""
+
+
+class Natural(_Table, tag="natural", tag_field="kind", frozen=True, kw_only=True):
+    """One client for each value of a column, for instance a writer or a device."""
+
+    column: str
+    """The column that names the client."""
+
+
+Partition = Iid | Dirichlet | DirichletByClass | Shards | Quantity | Natural
+
+
+class Data(_Table, frozen=True, kw_only=True):
+    """Where samples come from and who holds them."""
+
+    source: str
+    """`"digits"` (embedded in scikit-learn), `"parquet"`, `"hub"`, or `"python:module:function"`."""
+    path: str | None = None
+    """For `parquet`: a folder with train and test files, or one file of each named `...train...` and `...test...`."""
+    name: str | None = None
+    """For `hub`: the Hugging Face dataset, for instance `"uoft-cs/cifar10"`."""
+    image_column: str | None = None
+    """The column with images; found by its type where there is only one."""
+    label_column: str | None = None
+    """The column with integer labels; found by its name or type where there is only one."""
+    mean: tuple[float, ...] | None = None
+    """Subtracted from each channel after pixels are scaled to 0..1; one value, or one a channel. Default: 0."""
+    std: tuple[float, ...] | None = None
+    """Divides each channel after `mean`; one value, or one a channel. Default: 1."""
+    clients: Count | None = None
+    """Number of clients; left out only where the partition is natural."""
+    high_resource: Share | tuple[int, ...] = 0.1
+    """A share of clients, drawn from the run seed, rounded to the nearest number; or a list of clients."""
+    partition: Partition = msgspec.field(default_factory=Dirichlet)
+    """How the samples are dealt out; a table with a `kind`. Default: the paper's."""
+    take: Count | None = None
+    """Use this many training samples, drawn from the run seed; all where left out."""
+    validation: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Share of each client's samples held back for choosing settings; never trained on. The paper holds 0.1."""
+
+    def __post_init__(self) -> None:
+        if self.clients is None and not isinstance(self.partition, Natural):
+            raise ValueError("`clients` is required unless the partition is natural")
+        if self.source == "parquet" and self.path is None:
+            raise ValueError('source = "parquet" requires `path`')
+        if self.source == "hub" and self.name is None:
+            raise ValueError('source = "hub" requires `name`')
+        if self.source not in ("digits", "parquet", "hub") and not _is_python(self.source):
+            raise ValueError(f'`source` is "digits", "parquet", "hub" or "python:module:function", not "{self.source}"')
+        if self.std is not None and min(self.std, default=1.0) <= 0:
+            raise ValueError("`std` must be > 0")
+
+
+class ModelSettings(_Table, frozen=True, kw_only=True):
+    """The network, where its first weights come from, and what it is trained for."""
+
+    net: str
+    """`"mlp"`, `"cnn"`, `"lenet"`, `"resnet18"`, `"vit"`, or `"python:module:callable"`."""
+    args: dict[str, Any] = {}
+    """Keyword arguments of the net, for instance `{ hidden = [32], norm = "group" }`."""
+    batch_norm: Literal["frozen", "batch"] | None = None
+    """What zeroth-order forwards normalise with, required for a model with BatchNorm: the pivot's running statistics
+    (`frozen`), or the batch's own (`batch`: running ones stay as they are; needs `micro-batch = "all"`)."""
+    weights: str | None = None
+    """A safetensors file with the initial weights; drawn from the run seed where left out."""
+    task: str = "classification"
+    """`"classification"` (cross-entropy in float64, accuracy), or `"python:module:Task"`."""
+
+    def __post_init__(self) -> None:
+        if self.task != "classification" and not _is_python(self.task):
+            raise ValueError(f'`task` is "classification" or "python:module:Task", not "{self.task}"')
+
+
+class RunSettings(_Table, frozen=True, kw_only=True):
+    """What bits depend on besides the seed, and how often to look."""
+
+    threads: Count = 1
+    """Threads of a forward pass; sums in it depend on their number, so it belongs to the recipe. 1: the same bits on
+    any number of cores, and the fastest for small nets."""
+    micro_batch: Count | Literal["all"] = 64
+    """Samples in one forward pass of a zeroth-order evaluation; bounds memory. `"all"`: the client's whole batch."""
+    evaluate_every: Count = 10
+    """Rounds between evaluations on the test set; the end of a phase is always evaluated."""
+
+
+class _Scheduled(_Table, frozen=True, kw_only=True):
+    """Keys that every phase with a learning rate has."""
+
+    rounds: Count
+    """Rounds of the phase."""
+    cohort: Count | Literal["all"] = "all"
+    """Clients sampled each round, without replacement, from the phase's tier."""
+    lr: Positive
+    """Learning rate at the phase's start."""
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    """How `lr` changes over the phase: not at all, by half a cosine down to 0, or in steps."""
+    schedule_rounds: Count | None = None
+    """The schedule's horizon; the phase's rounds where left out. Fix it where a phase may be extended."""
+    step_every: Count | None = None
+    """For `step`: rounds between two steps."""
+    step_factor: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    """For `step`: what each step multiplies `lr` with."""
+    augment: Literal["none", "standard"] = "none"
+    """`standard`: a random crop with 4 pixels of zero padding, and a horizontal flip; for images."""
+
+    def __post_init__(self) -> None:
+        if (self.schedule == "step") != (self.step_every is not None):
+            raise ValueError('`step-every` goes with schedule = "step", and is required there')
+
+    def lr_at(self, index: int) -> float:
+        """Learning rate of the phase's round ``index`` (from 0).
+
+        >>> phase = ZerothOrder(rounds=4, lr=1.0, schedule="cosine")
+        >>> [round(phase.lr_at(t), 3) for t in range(4)]
+        [1.0, 0.854, 0.5, 0.146]
+        """
+        if self.schedule == "step":
+            return self.lr * self.step_factor ** (index // cast(int, self.step_every))
+        if self.schedule == "cosine":
+            horizon = self.schedule_rounds or self.rounds
+            return self.lr * 0.5 * (1.0 + math.cos(math.pi * min(index / horizon, 1.0)))
+        return self.lr
+
+
+class FirstOrder(_Scheduled, tag="first-order", tag_field="kind", frozen=True, kw_only=True):
+    """Local SGD on each client of the cohort, averaged by the server; needs backprop and sends whole models."""
+
+    tier: Tier = "high"
+    """Who takes part. `high` is the point of a warm-up; `all` is the oracle that today's devices cannot run."""
+    batch: Count | Literal["all"] = 64
+    """Samples in one SGD step; the paper's 64."""
+    epochs: Count = 1
+    """Passes over a client's data in a round; the paper uses 3."""
+    momentum: Decay = 0.0
+    """Of local SGD; begins at zero each round, as clients keep no state."""
+    weight_decay: NonNegative = 0.0
+    """Of local SGD."""
+    clip_norm: Positive | None = None
+    """Largest norm of a step's gradient; no clipping where left out."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of matrix products: `tf32` matters on CUDA alone, `bf16` is autocast. Weights stay fp32."""
+    server: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
+    """What the server does with the mean of the clients' weights (Reddi et al. 2021, arXiv:2003.00295)."""
+    server_lr: Positive = 1.0
+    """Server's step along (mean - weights); 1 with `fedavg` is plain averaging."""
+    server_momentum: Decay = 0.9
+    """For `fedavgm`."""
+    beta1: Decay = 0.9
+    """For `fedadam`: decay of the first moment."""
+    beta2: Decay = 0.99
+    """For `fedadam`: decay of the second moment."""
+    adaptivity: Positive = 1e-3
+    """For `fedadam`: added to the root of the second moment; the second moment starts at its square."""
+
+
+class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True, kw_only=True):
+    """Slopes along random directions, from forward passes alone; clients send one number a direction."""
+
+    tier: Tier = "all"
+    """Who takes part; the paper lets high-resource clients go zeroth-order too."""
+    directions: Count = 3
+    """S, the directions a client evaluates in a round; the paper's 3, and 4 bytes up each. Many small-batch ones
+    serve better at equal cost."""
+    pool: Literal["distinct", "shared"] | Count = "distinct"
+    """The K directions of a round: `distinct`, own ones for every client (the paper; K = S x cohort); `shared`, the
+    same for all (K = S); or K, of which each client serves S. Down-link and replay grow with K."""
+    difference: Literal["two-sided", "one-sided"] = "two-sided"
+    """`two-sided`: 2 S forward passes, error of order eps squared (the paper). `one-sided`: S + 1."""
+    step: Literal["plain", "rms"] = "plain"
+    """`plain`: the mean of slopes (the paper). `rms`: divided by their running root mean square, so that one `lr`
+    (.03 to .05) fits most nets."""
+    rms_decay: Decay = 0.95
+    """For `rms`: v = rms-decay v + (1 - rms-decay) sum of squared slopes; starts at its first value."""
+    eps: Positive = 1e-4
+    """Half-step of the finite difference, in units of the weights; the paper's. Only eps x tau matters."""
+    tau: Positive = 0.75
+    """Scale of the Rademacher directions; the paper's. Enters the probe and the step: only eps x tau and lr x tau^2
+    (with `rms`: lr x tau) matter."""
+    batch: Count | Literal["all"] = "all"
+    """Samples a client evaluates a round, drawn anew each round; the paper uses all. Many directions on small
+    batches serve better at equal cost."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.pool, int) and self.pool < self.directions:
+            raise ValueError(f"`pool` is {self.pool}, smaller than `directions`, which is {self.directions}")
+
+
+Phase = FirstOrder | ZerothOrder
+
+
+class Recipe(_Table, frozen=True, kw_only=True):
+    """A whole run."""
+
+    name: str
+    """The run's name, in tables and figures."""
+    method: str | None = None
+    """The method's name, for comparisons; the recipe's name where left out."""
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    """Every draw of the run is keyed by it: partition, tiers, initial weights, cohorts, batches, directions."""
+    data: Data
+    """Where samples come from and who holds them."""
+    model: ModelSettings
+    """The network."""
+    run: RunSettings = msgspec.field(default_factory=RunSettings)
+    """Threads, micro-batch, evaluation."""
+    phase: Annotated[tuple[Phase, ...], Meta(min_length=1)]
+    """The phases, in order; each is a `[[phase]]` table with a `kind`."""
+    versions: dict[str, str] = {}
+    """Written by a run into its run.toml: what it ran with. Ignored when read."""
+
+    def __post_init__(self) -> None:
+        if self.model.batch_norm == "batch" and self.run.micro_batch != "all":
+            raise ValueError(
+                'model.batch-norm = "batch" normalises over the whole batch: set run.micro-batch = "all", '
+                f"not {self.run.micro_batch}"
+            )
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of all phases together."""
+        return sum(phase.rounds for phase in self.phase)
+
+
+def _is_python(name: str) -> bool:
+    parts = name.split(":")
+    return len(parts) == 3 and parts[0] == "python" and all(parts)

@@ -1,0 +1,171 @@
+"""Recipes from TOML: files, and the ones in this folder that come with the package."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from zowarmup.errors import RecipeError
+from zowarmup.recipe import Recipe
+
+__all__ = ["from_table", "load", "parse", "shipped", "shipped_text", "to_toml"]
+
+
+def parse(text: str, *, name: str = "recipe", overrides: Mapping[str, Any] | Iterable[str] = ()) -> Recipe:
+    """A recipe from TOML text.
+
+    Args:
+        text: TOML.
+        name: how error messages call it.
+        overrides: values to put in the place of what the text says, as ``{"phase.1.eps": 1e-3}`` or as
+            ``["phase.1.eps=1e-3"]``, the value in TOML (a bare word is a string).
+
+    Raises:
+        RecipeError: not TOML, an unknown key, a wrong type, a value out of range; the message has the path.
+
+    >>> parse("name = 'x'")
+    Traceback (most recent call last):
+    zowarmup.errors.RecipeError: recipe: Object missing required field `data`
+    hint: `zowarmup recipes --keys` explains every key
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{name}: not TOML: {error}") from None
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(_override, overrides)
+    for path, value in pairs:
+        _set(table, path, value)
+    return from_table(table, name=name)
+
+
+def from_table(table: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
+    """A recipe from nested dictionaries, as TOML would read; see :func:`parse`."""
+    for path, value in _floats("$", table):
+        if not math.isfinite(value):
+            raise RecipeError(f"{name}: Expected a finite `float`, got `{value}` - at `{path}`", path=path)
+    try:
+        return msgspec.convert(table, Recipe)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"{name}: {error}", hint="`zowarmup recipes --keys` explains every key") from None
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe with every default written out, as TOML that :func:`parse` reads back.
+
+    >>> parse(to_toml(load("digits"))) == load("digits")
+    True
+    """
+    return tomli_w.dumps(_without_none(msgspec.to_builtins(recipe)))
+
+
+def load(recipe: str | Path, *, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Recipe:
+    """A recipe from a TOML file, or a shipped one by its name.
+
+    Args:
+        recipe: a path that exists, or a name from :func:`shipped`.
+        overrides: see :func:`parse`.
+
+    Raises:
+        RecipeError: no such file or name; the message lists near names.
+    """
+    path = Path(recipe)
+    if path.suffix == ".toml" or path.is_file():
+        try:
+            return parse(path.read_text(encoding="utf-8"), name=str(recipe), overrides=overrides)
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{recipe}: cannot be read: {error}") from None
+    return parse(shipped_text(str(recipe)), name=str(recipe), overrides=overrides)
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package, sorted.
+
+    >>> "digits" in shipped()
+    True
+    """
+    root = resources.files(__name__)
+    return sorted(_names(root, ""))
+
+
+def shipped_text(name: str) -> str:
+    """The TOML text of a shipped recipe.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    names = shipped()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`zowarmup recipes` lists the shipped ones"
+        raise RecipeError(f"{name}: neither a file nor a shipped recipe", hint=hint)
+    return (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def _names(folder: Any, prefix: str) -> Iterator[str]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _names(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".toml"):
+            yield prefix + entry.name.removesuffix(".toml")
+
+
+def _override(text: str) -> tuple[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise RecipeError(f"--set {text}: expected KEY=VALUE, for instance phase.1.eps=1e-3")
+    try:
+        return path.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return path.strip(), value.strip()
+
+
+def _set(table: dict[str, Any], path: str, value: Any) -> None:
+    """Set a dotted path; numbers index lists, missing tables are made."""
+    *parents, last = path.split(".")
+    node: Any = table
+    for position, part in enumerate(parents):
+        node = _child(node, part, path, parents[:position])
+    if isinstance(node, list):
+        _child(node, last, path, parents)  # refuses an index that is not there
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise RecipeError(f"--set {path}: `{'.'.join(parents)}` is a value, not a table")
+
+
+def _child(node: Any, part: str, path: str, parents: list[str]) -> Any:
+    if isinstance(node, list):
+        if not part.isdecimal() or int(part) >= len(node):
+            raise RecipeError(f"--set {path}: `{'.'.join(parents)}` has entries 0 to {len(node) - 1}, not `{part}`")
+        return node[int(part)]
+    if isinstance(node, dict):
+        return node.setdefault(part, {})
+    raise RecipeError(f"--set {path}: `{'.'.join(parents)}` is a value, not a table")
+
+
+def _floats(path: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _floats(f"{path}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _floats(f"{path}[{index}]", inner)
+    elif isinstance(value, float):
+        yield path, value
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(inner) for inner in value]
+    return value
