@@ -1,0 +1,241 @@
+"""The backend for processors: Numba kernels, spread over a private pool of threads.
+
+Numba's own threads are not used: its omp layer kills forked children, its workqueue layer aborts when two Python
+threads call it. Serial kernels that release the interpreter's lock survive both.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int32, Int64, UInt32, UInt64
+from numpy import ndarray
+from torch import Tensor
+
+from zowarmup.directions import kernels
+from zowarmup.directions.contract import (
+    GROUP,
+    LIMIT,
+    Segment,
+    T,
+    check_directions,
+    check_update,
+    gaps,
+    refuse_device,
+    refuse_perturb,
+)
+
+_CHUNK_GROUPS = 16
+_WAVE_GROUPS = 512
+_WORTH_THREADS = 2 * _CHUNK_GROUPS * GROUP
+
+
+class NumbaDirections:
+    """The fast backend on a CPU.
+
+    Args:
+        threads: threads that share a large piece, the caller's included; results do not depend on it.
+    """
+
+    name = "numba"
+    device = torch.device("cpu")
+
+    def __init__(self, *, threads: int = 1) -> None:
+        if threads < 1:
+            raise ValueError(f"threads is {threads}, expected 1 or more")
+        self.threads = threads
+        self._pool = _Pool(threads)
+
+    def perturb(self, w: Tensor, out: Tensor, *, base: int, seed: int, stream: int, c: float) -> None:
+        """See :class:`zowarmup.directions.Directions`."""
+        n, here, there = w.numel(), w.data_ptr(), out.data_ptr()
+        # Written for few microseconds; what is wrong is told apart where it no longer matters.
+        if (
+            w.dtype is not torch.float32
+            or out.dtype is not torch.float32
+            or not (w.is_cpu and out.is_cpu and w.is_contiguous() and out.is_contiguous())
+            or out.numel() != n
+            or not 0 <= base <= LIMIT - n
+            or not 0 <= seed < 2**64
+            or not 0 <= stream < 2**32
+            or 0 < abs(here - there) < 4 * n
+        ):
+            _refuse(w, out, base, seed, stream, c)
+        if n < _WORTH_THREADS or self.threads == 1:
+            if not kernels.perturb(here, there, 0, n, base, seed, stream, c):
+                _refuse(w, out, base, seed, stream, c)
+            return
+        if not kernels.perturb(here, there, 0, 0, base, seed, stream, c):
+            _refuse(w, out, base, seed, stream, c)
+
+        def part(start: int, stop: int) -> None:
+            # Cut where groups end, so that no words are made twice.
+            first, last = (min(max(0, group * GROUP - base % GROUP), n) for group in (start, stop))
+            kernels.perturb(here, there, first, last, base, seed, stream, c)
+
+        self._pool.share(part, -(-(base % GROUP + n) // GROUP))
+
+    def update(
+        self,
+        w: Float[Tensor, " d"],
+        out: Float[Tensor, " d"],
+        *,
+        segments: Sequence[Segment],
+        seeds: UInt64[ndarray, " K"],
+        streams: UInt32[ndarray, " K"],
+        coefficients: Int32[ndarray, " K"],
+        exponent: int,
+    ) -> None:
+        """See :class:`zowarmup.directions.Directions`."""
+        check_update(w, out, segments, seeds, streams, coefficients, exponent)
+        if not (w.is_cpu and out.is_cpu):
+            refuse_device("numba", w)
+        segments = segments if seeds.size else ()
+        if w.data_ptr() != out.data_ptr():
+            for part in gaps(segments, w.numel()):
+                out.detach()[part] = w.detach()[part]
+        groups, scale = _groups(segments), 2.0**-exponent
+        published = (*map(np.ascontiguousarray, (seeds, streams, coefficients)), scale)
+        here, there = w.data_ptr(), out.data_ptr()
+
+        def work(start: int, stop: int) -> None:
+            kernels.update(here, there, *groups.part(start, stop), *published)
+
+        self._pool.share(work, groups.number)
+
+    def dots(
+        self,
+        v: Float[Tensor, " d"],
+        *,
+        segments: Sequence[Segment],
+        seeds: UInt64[ndarray, " K"],
+        streams: UInt32[ndarray, " K"],
+    ) -> Float64[ndarray, " K"]:
+        """See :class:`zowarmup.directions.Directions`."""
+        check_directions(v, segments, seeds, streams)
+        if not v.is_cpu:
+            refuse_device("numba", v)
+        groups, address, total = _groups(segments), v.data_ptr(), np.zeros(seeds.size)
+        published = (np.ascontiguousarray(seeds), np.ascontiguousarray(streams))
+        # In waves, so that the sums of groups take little memory and are still added in order.
+        for first in range(0, groups.number, _WAVE_GROUPS):
+            wave = _Groups(*groups.part(first, first + _WAVE_GROUPS))
+            total = self._add(total, address, wave, published)
+        return total
+
+    def _add(
+        self,
+        total: Float64[ndarray, " K"],
+        address: int,
+        wave: _Groups,
+        published: tuple[UInt64[ndarray, " K"], UInt32[ndarray, " K"]],
+    ) -> Float64[ndarray, " K"]:
+        sums = np.empty((wave.number, total.size))
+
+        def work(start: int, stop: int) -> None:
+            kernels.dots(address, *wave.part(start, stop), *published, sums[start:stop])
+
+        self._pool.share(work, wave.number)
+        total = total.copy()
+        kernels.add_in_order(total, sums)
+        return total
+
+    def every_thread(self, work: Callable[[], T]) -> list[T]:
+        """See :class:`zowarmup.directions.Directions`."""
+        return self._pool.every_thread(work)
+
+
+class _Groups(NamedTuple):
+    """The groups of segments, in order; those at a segment's ends may be cut."""
+
+    offsets: Int64[ndarray, " n"]
+    firsts: Int64[ndarray, " n"]
+    sizes: Int64[ndarray, " n"]
+
+    @property
+    def number(self) -> int:
+        return self.offsets.size
+
+    def part(self, start: int, stop: int) -> tuple[Int64[ndarray, " m"], ...]:
+        return self.offsets[start:stop], self.firsts[start:stop], self.sizes[start:stop]
+
+
+def _groups(segments: Sequence[Segment]) -> _Groups:
+    columns: list[tuple[ndarray, ndarray, ndarray]] = []
+    for offset, size, base in segments:
+        before = base % GROUP
+        cuts = np.arange(0, before + size + GROUP, GROUP, dtype=np.int64)[: -(-(before + size) // GROUP) + 1] - before
+        cuts = cuts.clip(0, size) if size else cuts[:1]
+        columns.append((offset + cuts[:-1], base + cuts[:-1], np.diff(cuts)))
+    if not columns:
+        return _Groups(*(np.zeros(0, np.int64) for _ in range(3)))
+    return _Groups(*map(np.concatenate, zip(*columns, strict=True)))
+
+
+class _Pool:
+    """Threads that share ranges of work with the caller; made when first needed, and again after a fork."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+        self._owner = 0
+
+    def share(self, work: Callable[[int, int], None], count: int) -> None:
+        """Call ``work(start, stop)`` over ``range(count)``, by chunks that idle threads take."""
+        if self._threads == 1 or count <= _CHUNK_GROUPS:
+            work(0, count)
+            return
+        chunks = deque(range(0, count, _CHUNK_GROUPS))
+
+        def take() -> None:
+            while chunks:
+                try:
+                    start = chunks.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                work(start, min(start + _CHUNK_GROUPS, count))
+
+        _with_helpers(self._workers(), min(self._threads, len(chunks)) - 1, take)
+
+    def every_thread(self, work: Callable[[], T]) -> list[T]:
+        """Results of ``work`` in the caller and in each worker; a worker waits until all have begun."""
+        if self._threads == 1:
+            return [work()]
+        barrier = threading.Barrier(self._threads)
+
+        def once() -> T:
+            barrier.wait()
+            return work()
+
+        with self._lock:  # two barriers at once could each hold half of the workers
+            workers = self._workers()
+            futures = [workers.submit(once) for _ in range(self._threads - 1)]
+            return [once(), *(future.result() for future in futures)]
+
+    def _workers(self) -> ThreadPoolExecutor:
+        if self._executor is None or self._owner != os.getpid():
+            self._executor = ThreadPoolExecutor(self._threads - 1, thread_name_prefix="zowarmup-directions")
+            self._owner = os.getpid()
+        return self._executor
+
+
+def _with_helpers(workers: ThreadPoolExecutor, helpers: int, take: Callable[[], None]) -> None:
+    futures: list[Future[None]] = [workers.submit(take) for _ in range(helpers)]
+    try:
+        take()
+    finally:  # they write into the caller's memory: never leave before they do
+        for future in futures:
+            future.result()
+
+
+def _refuse(w: Tensor, out: Tensor, base: int, seed: int, stream: int, c: float) -> None:
+    refuse_perturb(w, out, base, seed, stream, c)
+    refuse_device("numba", w)
