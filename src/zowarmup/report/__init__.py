@@ -1,0 +1,17 @@
+"""Reports: a run directory, or many, in; one standalone HTML file out. Nothing here trains.
+
+>>> from zowarmup import report
+>>> report.load_run("nowhere")
+Traceback (most recent call last):
+zowarmup.errors.OutputError: nowhere: not a run directory: there is no such folder
+hint: a run directory holds run.toml, metrics.jsonl and summary.json
+"""
+
+from __future__ import annotations
+
+from zowarmup.report.records import RunRecord, load_run
+from zowarmup.report.single import write
+from zowarmup.report.tables import METRICS, csv, markdown, table
+from zowarmup.report.versus import compare
+
+__all__ = ["METRICS", "RunRecord", "compare", "csv", "load_run", "markdown", "table", "write"]
