@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
+@runtime_checkable
 class Task(Protocol):
     """A loss and a score for each sample; ``"python:module:Task"`` in a recipe names a class like this."""
 

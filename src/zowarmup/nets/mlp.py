@@ -1,0 +1,31 @@
+"""A multi-layer perceptron."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from zowarmup.nets.checks import positive
+
+
+def mlp(*, input_shape: tuple[int, ...], classes: int, hidden: Sequence[int] = (32,)) -> nn.Module:
+    """Linear layers with ReLU between them, on flattened samples of any shape.
+
+    Args:
+        input_shape: shape of one sample.
+        classes: width of the last layer.
+        hidden: widths of the hidden layers; empty for a linear model.
+
+    Raises:
+        ModelError: a width below 1.
+    """
+    for width in hidden:
+        positive("mlp", hidden=width)
+    layers: list[nn.Module] = [nn.Flatten()]
+    widths = [math.prod(input_shape), *hidden]
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
