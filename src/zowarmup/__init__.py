@@ -1,3 +1,71 @@
-"""Federated training that includes the devices which can only run inference."""
+"""Federated training that includes the devices which can only run inference.
+
+    >>> import zowarmup
+    >>> short = {"phase.0.rounds": 2, "phase.1.rounds": 3}
+    >>> trained = zowarmup.run("digits", seed=0, overrides=short)
+    >>> trained.summary["rounds"], trained.summary["pivot"]
+    (5, 2)
+    >>> trained.predict(zowarmup.data.digits().test.x[:4]).shape
+    torch.Size([4, 10])
+
+Names are imported when they are first used, so that ``import zowarmup`` takes no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Classification",
+    "Dataset",
+    "Progress",
+    "Recipe",
+    "Split",
+    "Task",
+    "Trained",
+    "ZOWarmUpError",
+    "from_arrays",
+    "load",
+    "load_recipe",
+    "parse_recipe",
+    "run",
+]
+
+_WHERE = {
+    "Classification": ("task", "Classification"),
+    "Dataset": ("data", "Dataset"),
+    "Progress": ("recorder", "Progress"),
+    "Recipe": ("recipe", "Recipe"),
+    "Split": ("data", "Split"),
+    "Task": ("task", "Task"),
+    "Trained": ("trained", "Trained"),
+    "ZOWarmUpError": ("errors", "ZOWarmUpError"),
+    "from_arrays": ("data", "from_arrays"),
+    "load": ("trained", "load"),
+    "load_recipe": ("recipes", "load"),
+    "parse_recipe": ("recipes", "parse"),
+    "run": ("loop", "run"),
+}
+
+if TYPE_CHECKING:
+    from zowarmup.data import Dataset, Split, from_arrays
+    from zowarmup.errors import ZOWarmUpError
+    from zowarmup.loop import run
+    from zowarmup.recipe import Recipe
+    from zowarmup.recipes import load as load_recipe
+    from zowarmup.recipes import parse as parse_recipe
+    from zowarmup.recorder import Progress
+    from zowarmup.task import Classification, Task
+    from zowarmup.trained import Trained, load
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'zowarmup' has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    value = getattr(importlib.import_module(f"zowarmup.{module}"), attribute)
+    globals()[name] = value
+    return value

@@ -19,6 +19,8 @@ Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]
 Tier = Literal["high", "low", "all"]
+GIVEN = "given"
+"""Stands in a recipe for what was passed from Python."""
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -75,9 +77,10 @@ class Data(_Table, frozen=True, kw_only=True):
     """Where samples come from and who holds them."""
 
     source: str
-    """`"digits"` (embedded in scikit-learn), `"parquet"`, `"hub"`, or `"python:module:function"`."""
+    """`"digits"` (embedded in scikit-learn), `"parquet"`, `"hub"`, `"python:module:function"`, or `"given"`: passed to
+    `zowarmup.run` as `data`."""
     path: str | None = None
-    """For `parquet`: a folder with train and test files, or one file of each named `...train...` and `...test...`."""
+    """For `parquet`: a folder with files named `...train...` and `...test...`."""
     name: str | None = None
     """For `hub`: the Hugging Face dataset, for instance `"uoft-cs/cifar10"`."""
     image_column: str | None = None
@@ -106,7 +109,7 @@ class Data(_Table, frozen=True, kw_only=True):
             raise ValueError('source = "parquet" requires `path`')
         if self.source == "hub" and self.name is None:
             raise ValueError('source = "hub" requires `name`')
-        if self.source not in ("digits", "parquet", "hub") and not _is_python(self.source):
+        if self.source not in ("digits", "parquet", "hub", GIVEN) and not _is_python(self.source):
             raise ValueError(f'`source` is "digits", "parquet", "hub" or "python:module:function", not "{self.source}"')
         if self.std is not None and min(self.std, default=1.0) <= 0:
             raise ValueError("`std` must be > 0")
@@ -116,7 +119,8 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
     """The network, where its first weights come from, and what it is trained for."""
 
     net: str
-    """`"mlp"`, `"cnn"`, `"lenet"`, `"resnet18"`, `"vit"`, or `"python:module:callable"`."""
+    """`"mlp"`, `"cnn"`, `"lenet"`, `"resnet18"`, `"vit"`, `"python:module:callable"`, or `"given"`: passed to
+    `zowarmup.run` as `model`."""
     args: dict[str, Any] = {}
     """Keyword arguments of the net, for instance `{ hidden = [32], norm = "group" }`."""
     batch_norm: Literal["frozen", "batch"] | None = None
@@ -167,6 +171,11 @@ class _Scheduled(_Table, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if (self.schedule == "step") != (self.step_every is not None):
             raise ValueError('`step-every` goes with schedule = "step", and is required there')
+
+    @property
+    def kind(self) -> str:
+        """`"first-order"` or `"zeroth-order"`."""
+        return str(self.__struct_config__.tag)
 
     def lr_at(self, index: int) -> float:
         """Learning rate of the phase's round ``index`` (from 0).

@@ -1,0 +1,71 @@
+"""The in-process engine: one model in memory however many clients, all data resident."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from zowarmup.data import Federation, Samples
+from zowarmup.errors import ClientError, ZOWarmUpError
+from zowarmup.model import Model
+from zowarmup.phases import Client, Phase
+from zowarmup.protocol import Report, Request
+from zowarmup.state import State
+from zowarmup.task import Task
+
+
+@dataclass(frozen=True)
+class Local:
+    """Runs every client in this process, one after the other.
+
+    Args:
+        federation: who holds which samples.
+        samples: the training set, resident on the model's device.
+        model: the one model; clients take turns.
+        task: the loss.
+        seed: the run seed.
+        visit: the order in which clients work, for tests; reports are handed on in client order all the same.
+    """
+
+    federation: Federation
+    samples: Samples
+    model: Model
+    task: Task
+    seed: int
+    visit: Callable[[Sequence[Request]], Sequence[Request]] | None = None
+
+    def reports(self, phase: Phase, requests: Sequence[Request], state: State) -> Iterator[Report]:
+        """See :class:`Engine`. Each report is made when it is asked for.
+
+        Raises:
+            ClientError: work failed; says which client, round and phase.
+        """
+        if self.visit is None:
+            for request in requests:
+                yield self._work(phase, request, state)
+        else:
+            made = [self._work(phase, request, state) for request in self.visit(requests)]
+            yield from sorted(made, key=lambda report: report.client)
+
+    def _work(self, phase: Phase, request: Request, state: State) -> Report:
+        client = Client(
+            index=request.client,
+            seed=self.seed,
+            samples=self.samples,
+            indices=self.federation.clients[request.client].train,
+            model=self.model,
+            state=state,
+            task=self.task,
+        )
+        try:
+            return phase.work(request, client)
+        except ZOWarmUpError:
+            raise
+        except Exception as error:
+            raise ClientError(
+                f"round {request.round}, phase {request.phase} ({phase.settings.kind}), client {request.client}: "
+                f"{type(error).__name__}: {error}",
+                client=request.client,
+                round=request.round,
+                phase=request.phase,
+            ) from error

@@ -1,0 +1,212 @@
+"""From a recipe to the objects of a run: data, federation, model, phases."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import cast
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from zowarmup import data, nets, phases
+from zowarmup.data import Dataset, Federation, Samples
+from zowarmup.directions import Directions, check_denormals, select
+from zowarmup.errors import DataError, ModelError, RecipeError, ZOWarmUpError
+from zowarmup.imports import load_object
+from zowarmup.model import Model, initialise, load_weights
+from zowarmup.phases import Phase, Scope
+from zowarmup.recipe import GIVEN, Recipe, ZerothOrder
+from zowarmup.state import State
+from zowarmup.task import Classification, Task
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a run needs, made from its recipe."""
+
+    recipe: Recipe
+    federation: Federation
+    model: Model
+    task: Task
+    train: Samples
+    test: Samples
+    phases: tuple[Phase, ...]
+    initial: State
+    class_names: tuple[str, ...] | None = None
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    device: str = "auto",
+    dataset: Dataset | None = None,
+    module: nn.Module | None = None,
+    directions: Directions | None = None,
+) -> Experiment:
+    """Load, partition and build what a recipe describes; checks everything that can be checked before round 1.
+
+    Args:
+        recipe: the recipe.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` (or ``"cuda:1"``), ``"mps"``.
+        dataset: where ``data.source`` is ``"given"``.
+        module: where ``model.net`` is ``"given"``; used as it is, with the weights it has.
+        directions: another backend than the device's fastest.
+
+    Raises:
+        UsageError: a kind of it, for what does not fit.
+    """
+    where = choose_device(device)
+    directions = directions or select(where, threads=recipe.run.threads)
+    check_denormals(directions)
+    if dataset is None and recipe.data.source == GIVEN:
+        raise DataError('data.source = "given": this run got its data from Python', hint="zowarmup.run(..., data=)")
+    dataset = data.load(recipe.data, seed=recipe.seed, dataset=dataset)
+    federation = data.federate(recipe.data, dataset, seed=recipe.seed)
+    if any(phase.augment == "standard" for phase in recipe.phase) and dataset.train.x.ndim != 4:
+        raise RecipeError(
+            f'augment = "standard" needs images (N, C, H, W), but samples have shape {dataset.train.x.shape[1:]}'
+        )
+    module = module if module is not None else build_module(recipe, dataset)
+    model = Model(
+        module,
+        device=where,
+        batch_norm=recipe.model.batch_norm,
+        directions=directions,
+    )
+    if recipe.model.weights is not None:
+        load_weights(model, recipe.model.weights)
+    scaling = {"mean": recipe.data.mean, "std": recipe.data.std}
+    train = Samples(dataset.train, device=where, **scaling)
+    _check_forward(recipe, model, train)
+    return Experiment(
+        recipe=recipe,
+        federation=federation,
+        model=model,
+        task=build_task(recipe),
+        train=train,
+        test=Samples(dataset.test, device=where, **scaling),
+        phases=build_phases(recipe, federation, model),
+        initial=State(model.weights(), model.buffers()),
+        class_names=dataset.class_names,
+    )
+
+
+def build_module(recipe: Recipe, dataset: Dataset) -> nn.Module:
+    """The recipe's network with its initial weights, drawn from the run seed."""
+    if recipe.model.net == GIVEN:
+        raise ModelError('model.net = "given": this run got its model from Python', hint="zowarmup.run(..., model=)")
+    return initialise(
+        lambda: nets.build(
+            recipe.model.net,
+            input_shape=tuple(dataset.train.x.shape[1:]),
+            classes=dataset.classes,
+            args=recipe.model.args,
+        ),
+        recipe.seed,
+    )
+
+
+def build_task(recipe: Recipe) -> Task:
+    """The recipe's task.
+
+    Raises:
+        ModelError: it cannot be imported or made, or lacks ``losses`` or ``scores``.
+    """
+    if recipe.model.task == "classification":
+        return Classification()
+    task = load_object(recipe.model.task, ModelError)
+    task = task() if isinstance(task, type) else task
+    missing = [name for name in ("losses", "scores") if not callable(getattr(task, name, None))]
+    if missing:
+        raise ModelError(f"{recipe.model.task}: has no method {' and no '.join(missing)}")
+    return cast(Task, task)
+
+
+def build_phases(recipe: Recipe, federation: Federation, model: Model) -> tuple[Phase, ...]:
+    """The recipe's phases, each in its place."""
+    built = []
+    first = 1
+    for index, settings in enumerate(recipe.phase):
+        scope = Scope(
+            seed=recipe.seed,
+            phase=index,
+            first_round=first,
+            members=federation.members(settings.tier),
+            samples=tuple(int(n) for n in federation.sizes),
+            segments=model.table.segments,
+            directions=model.directions,
+            micro_batch=recipe.run.micro_batch,
+        )
+        built.append(phases.build(settings, scope))
+        first += settings.rounds
+    return tuple(built)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device a name stands for; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        RecipeError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RecipeError(f'device = "{name}" cannot be used here: {str(error).splitlines()[0]}') from None
+    return device
+
+
+@contextlib.contextmanager
+def arithmetic(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """While open, torch computes as the recipe says: its threads; on CUDA deterministic algorithms and full fp32."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    benchmark = torch.backends.cudnn.benchmark
+    torch.set_num_threads(recipe.run.threads)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def with_versions(recipe: Recipe) -> Recipe:
+    """The recipe with the versions that bits depend on, as run.toml keeps it."""
+    names = ("zowarmup", "torch", "numpy", "numba")
+    versions = {name: metadata.version(name) for name in names}
+    versions |= {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    return msgspec.structs.replace(recipe, versions=versions)
+
+
+def _check_forward(recipe: Recipe, model: Model, train: Samples) -> None:
+    """A model may not fit the data, or read parameters in a way that cannot be perturbed: find out before round 1."""
+    x, _ = train.batch(np.arange(min(2, len(train))))
+    try:
+        if any(isinstance(phase, ZerothOrder) for phase in recipe.phase):
+            model.check(x)
+        else:
+            with model.evaluation():
+                model.module(x)
+    except ZOWarmUpError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{recipe.model.net}: forward fails on samples of shape {tuple(x.shape)}: {type(error).__name__}: {error}"
+        ) from error
