@@ -69,8 +69,10 @@ class Model:
         self._parameters = tuple(named.values())
         self._witness = next(value for value in self._parameters if value.numel())
         self._persistent = frozenset(module.state_dict(keep_vars=True))
+        self._has_buffers = bool(self._buffers())
         self.table = Table(tuple(named), tuple(tuple(value.shape) for value in self._parameters))
         self._flat = torch.cat([value.detach().reshape(-1) for value in self._parameters])
+        self._bound = self._flat  # what `bind` was given, to see that it is given it again
         self._point()
 
     @property
@@ -97,13 +99,13 @@ class Model:
         Raises:
             ModelError: another shape, dtype or device than the model's, or not contiguous.
         """
-        if weights is self._flat and self._is_pointed():
+        if weights is self._bound and self._is_pointed():
             return
         form = f"{dtype_name(weights)} {tuple(weights.shape)} on {weights.device}"
         if (expected := f"float32 ({self.size},) on {self._flat.device}") != form or not weights.is_contiguous():
             contiguous = "" if weights.is_contiguous() else ", not contiguous"
             raise ModelError(f"weights to bind are {form}{contiguous}, expected {expected}")
-        self._flat = weights.detach()
+        self._bound, self._flat = weights, weights.detach()
         self._point()
 
     def buffers(self) -> dict[str, Tensor]:
@@ -116,6 +118,8 @@ class Model:
         Raises:
             ModelError: names or shapes differ from the model's.
         """
+        if not buffers and not self._has_buffers:
+            return
         own = self._buffers()
         if faults := _faults(_shapes(own), _shapes(buffers)):
             raise ModelError(f"buffers do not fit the model: {faults}")
