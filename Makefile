@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest -q
+SPREAD := --numprocesses 2 --dist worksteal
 
 .PHONY: help install demo test test-slow check format bench clean
 
@@ -22,10 +23,10 @@ demo: $(STAMP)  ## three seeds of ZOWarmUp and its baselines on the digits data,
 	$(BIN)/zowarmup compare digits digits-high-res-only digits-zo-scratch digits-fedavg --seeds 10,11,12 --out runs/demo --force
 
 test: check $(STAMP)  ## every test but the slow ones
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) $(SPREAD) -m 'not slow'
 
 test-slow: $(STAMP)  ## what takes longer: whole CIFAR-10 runs, many processes
-	$(PYTEST) -m slow
+	$(PYTEST) $(SPREAD) -m slow
 
 check: $(STAMP)  ## style, types and import contracts
 	$(BIN)/ruff check .

@@ -1,0 +1,38 @@
+"""What the README shows, runs."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[-2][:30])
+def test_the_code_of_the_readme_runs(block, capsys):
+    scope = {}
+    exec(compile(block, "README.md", "exec"), scope)
+    printed = capsys.readouterr().out
+    assert float(re.match(r"[\d.]+", printed)[0]) > 0.7
+    assert np.isfinite(scope["trained"].summary["final"]["loss"])
+
+
+def test_the_example_with_ones_own_model_and_data_takes_15_lines():
+    own = next(block for block in BLOCKS if "from_arrays" in block)
+    assert len([line for line in own.splitlines() if line.strip()]) <= 15
+
+
+def test_the_files_it_names_are_there():
+    root = Path(__file__).parents[1]
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (root / target).exists(), target
+    for name in re.findall(r"^    (?:src/zowarmup/)?([a-z_]+\.py|[a-z]+/) ", README, flags=re.MULTILINE):
+        assert (root / "src" / "zowarmup" / name).exists() or (root / name).exists(), name
+
+
+def test_the_demo_it_shows_is_the_one_that_is_run():
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
+    demo = re.search(r"compare (.*?) --seeds", makefile)[1].split()
+    assert all(name in README for name in demo)
