@@ -146,7 +146,7 @@ def decode(data: bytes) -> Message:
 def _pack(value: Any) -> Any:
     array = np.asarray(value, order="C")
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return [little.dtype.str, array.shape, memoryview(little.reshape(-1).view(np.uint8))]
+    return [little.dtype.str, array.shape, little.reshape(-1).view(np.uint8).data]
 
 
 def _unpack(kind: Any, value: Any) -> NDArray[Any]:

@@ -43,9 +43,9 @@ class State:
         return _blake2b(*parts)
 
 
-def _bytes(tensor: Tensor) -> memoryview | bytes:
+def _bytes(tensor: Tensor) -> memoryview:
     array = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return memoryview(array)
+    return array.data
 
 
 def _blake2b(*parts: memoryview | bytes) -> str:
