@@ -1,0 +1,93 @@
+"""Where output goes: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+_WIDE = 160  # columns of a table that no terminal limits
+
+
+def out() -> Console:
+    """The console for results; a pipe or a file gets wide lines and no colours."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
+
+
+def help_console() -> Console:
+    """The console for help: lines that are easy to read, however wide the window is."""
+    return Console(highlight=False, width=min(100, Console().width))
+
+
+def err() -> Console:
+    """The console for everything else."""
+    return Console(stderr=True, highlight=False)
+
+
+def forgive_encodings() -> None:
+    """Let an output that cannot show a character show a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def plain(text: str) -> str:
+    """With ordinary spaces, for lines that are searched and cut."""
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def complain(message: str, *, hint: str | None = None, note: str | None = None) -> None:
+    """``zowarmup: <message>`` on stderr, then a note and a hint on lines of their own."""
+    console = err()
+    console.print(Text.assemble(("zowarmup: ", "bold red"), message), soft_wrap=True)
+    if note is not None:
+        console.print(Text(note), soft_wrap=True)
+    if hint is not None:
+        console.print(Text.assemble(("hint: ", "bold"), hint), soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """JSON on stdout, indented."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def status(text: str) -> contextlib.AbstractContextManager[Any]:
+    """A spinner while something takes time; nothing where stderr is no terminal."""
+    console = err()
+    return console.status(text) if console.is_terminal else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def told_where(folder: Path) -> Iterator[None]:
+    """Add to an error that passes through where the rounds until then are kept."""
+    before = _stamp(folder)
+    try:
+        yield
+    except BaseException as error:
+        if _stamp(folder) != before:
+            error.add_note(f"the rounds until then are in {folder}")
+        raise
+
+
+def note_of(error: BaseException) -> str | None:
+    """What :func:`told_where` added."""
+    notes = getattr(error, "__notes__", [])
+    return notes[-1] if notes else None
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """Tells a summary from an older one."""
+    try:
+        found = (folder / "summary.json").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

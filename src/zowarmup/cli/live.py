@@ -1,0 +1,172 @@
+"""Progress on stderr: a live display on a terminal, plain lines elsewhere, nothing where quiet."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.text import Text
+
+from zowarmup.cli import consoles
+from zowarmup.recipe import Recipe
+from zowarmup.report import words
+
+if TYPE_CHECKING:
+    from zowarmup import recorder
+    from zowarmup.workers import Job, Step
+
+RunView = Callable[["recorder.Progress"], None]
+CompareView = Callable[["Step"], None]
+
+
+@contextlib.contextmanager
+def run_view(recipe: Recipe, *, quiet: bool, console: Console | None = None) -> Iterator[RunView]:
+    """A callback of a run that shows where it is.
+
+    Args:
+        recipe: what is run.
+        quiet: show nothing.
+        console: where to; stderr where None.
+    """
+    console = console or consoles.err()
+    if quiet:
+        yield lambda progress: None
+    elif not console.is_terminal:
+        yield _PlainRun(console)
+    else:
+        with _bars(console) as bars:
+            yield _LiveRun(bars, bars.add_task("preparing", total=recipe.rounds, news="", left=""))
+
+
+@contextlib.contextmanager
+def compare_view(
+    runs: int, *, quiet: bool, debug: bool = False, console: Console | None = None
+) -> Iterator[CompareView]:
+    """A callback of a comparison that shows which runs go on, and says a line as each ends.
+
+    Args:
+        runs: how many there are.
+        quiet: show nothing.
+        debug: show the traceback of a failure that was not foreseen.
+        console: where to; stderr where None.
+    """
+    console = console or consoles.err()
+    if quiet:
+        yield lambda step: None
+    elif not console.is_terminal:
+        yield _CompareLines(console, runs, debug)
+    else:
+        with _bars(console) as bars:
+            yield _LiveCompare(bars, runs, debug)
+
+
+class _PlainRun:
+    """A line for each evaluation."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, progress: recorder.Progress) -> None:
+        line = progress.metrics
+        if "accuracy" not in line:
+            return
+        place = f"round {progress.round}/{progress.rounds}"
+        text = (
+            f"{place}  {line['kind'] or 'initial weights'}  accuracy {_scores(line)}  {words.duration(line['seconds'])}"
+        )
+        self._console.print(Text(consoles.plain(text)), soft_wrap=True)
+
+
+class _LiveRun:
+    """One bar: phase, round, scores, bytes, time left."""
+
+    def __init__(self, bars: Progress, task: TaskID) -> None:
+        self._bars, self._task, self._news = bars, task, ""
+
+    def __call__(self, progress: recorder.Progress) -> None:
+        line = progress.metrics
+        if "accuracy" in line:
+            self._news = _scores(line)
+        self._bars.update(
+            self._task,
+            description=line["kind"] or "ready",
+            completed=progress.round,
+            news=self._news,
+            left=_left(progress.round, progress.rounds, line["seconds"]),
+        )
+
+
+class _CompareLines:
+    """A line for each run that ends."""
+
+    def __init__(self, console: Console, runs: int, debug: bool) -> None:
+        self._console, self._runs, self._debug, self.ended = console, runs, debug, 0
+
+    def __call__(self, step: Step) -> None:
+        if step.state == "running":
+            return
+        self.ended += 1
+        place = f"{self.ended:>{len(str(self._runs))}}/{self._runs}"
+        if step.state == "failed":
+            text = Text.assemble(f"{place}  {step.job.name}  ", ("failed", "bold red"))
+        else:
+            line = step.metrics or {}
+            scores = f"accuracy {words.percent(line['accuracy'])}  {words.duration(line['seconds'])}"
+            text = Text(consoles.plain(f"{place}  {step.job.name}  {scores}"))
+        self._console.print(text, soft_wrap=True)
+        if self._debug and step.traceback:
+            self._console.print(Text(step.traceback), soft_wrap=True)
+
+
+class _LiveCompare:
+    """A bar for each run that goes on, and one for all of them."""
+
+    def __init__(self, bars: Progress, runs: int, debug: bool) -> None:
+        self._bars = bars
+        self._lines = _CompareLines(bars.console, runs, debug)
+        self._all = bars.add_task("all runs", total=runs, news="", left="")
+        self._tasks: dict[Job, TaskID] = {}
+
+    def __call__(self, step: Step) -> None:
+        if step.state != "running":
+            self._lines(step)
+            if step.job in self._tasks:
+                self._bars.remove_task(self._tasks.pop(step.job))
+            self._bars.update(self._all, completed=self._lines.ended)
+            return
+        line, rounds = step.metrics or {}, step.job.recipe.rounds
+        if step.job not in self._tasks:
+            self._tasks[step.job] = self._bars.add_task(step.job.name, total=rounds, news="", left="")
+        task, left = self._tasks[step.job], _left(step.round, rounds, line.get("seconds"))
+        self._bars.update(task, completed=step.round, left=left)
+        if "accuracy" in line:
+            self._bars.update(task, news=words.percent(line["accuracy"]))
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=max(6, min(40, console.width - 74))),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[news]}", markup=False, style="cyan"),
+        TextColumn("{task.fields[left]}", style="dim"),
+        console=console,
+        transient=True,
+    )
+
+
+def _scores(line: Any) -> str:
+    """Accuracy, loss and what low-resource clients have sent."""
+    sent = words.size(line["uplink_bytes"]["low"])
+    return f"{words.percent(line['accuracy'])}  loss {words.number(line['loss'])}  low tier sent {sent}"
+
+
+def _left(done: int, total: int, seconds: float | None) -> str:
+    """Time left, if rounds go on taking as long as they have."""
+    if not done or seconds is None:
+        return ""
+    return f"{words.duration(seconds / done * (total - done))} left"

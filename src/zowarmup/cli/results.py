@@ -1,0 +1,180 @@
+"""Results on stdout: of a run, of a comparison, of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from zowarmup.cli import consoles
+from zowarmup.cli.reading import reading
+from zowarmup.report import words
+
+if TYPE_CHECKING:
+    from zowarmup.compare import Comparison
+    from zowarmup.plan import Plan
+
+_NARROW = 94  # columns below which a table leaves something out
+_SCORES = {
+    "accuracy": "accuracy",
+    "low_held_accuracy": "low-held classes",
+    "worst_class_accuracy": "worst class",
+}
+
+
+def show_run(summary: Mapping[str, Any], out: Path) -> None:
+    """A short table: scores, bytes by tier beside FedAvg's, where the report is."""
+    console = consoles.out()
+    head = f"{summary['recipe']}, seed {summary['seed']}: {words.plural(summary['rounds'], 'round')} in "
+    console.print(Text(head + f"{words.duration(summary['seconds'])} on {summary['device']}", style="bold"))
+    console.print()
+    scores = _grid(1)
+    for key, name in _SCORES.items():
+        scores.add_row(name, words.percent(summary["final"].get(key)))
+    console.print(scores)
+    console.print()
+    console.print(_traffic(summary))
+    if summary["refused"]:
+        console.print(f"\n{words.plural(summary['refused'], 'report')} refused; the report says why")
+    console.print()
+    console.print(Text(f"report  {out / 'report.html'}"), soft_wrap=True)
+
+
+def _traffic(summary: Mapping[str, Any]) -> Table:
+    tiers, fedavg = summary["federation"]["tiers"], summary["fedavg_bytes"]["uplink"]
+    table = _grid(2)
+    high, low = (Text(f"{name} tier ({tiers.count(name)})", style="bold") for name in ("high", "low"))
+    table.add_row("", high, low)
+    for name, way in (("sent", "uplink"), ("received", "downlink")):
+        table.add_row(name, *(words.size(summary["bytes"][way][tier]) for tier in ("high", "low")))
+    table.add_row("FedAvg, each way", *(words.size(fedavg[tier]) for tier in ("high", "low")), style="dim")
+    return table
+
+
+def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
+    """The table over seeds, a sentence that reads it, where the page is."""
+    if as_json:
+        runs = {label: [str(path) for path in paths] for label, paths in comparison.runs.items()}
+        value = {"out": str(comparison.out), "runs": runs, "failed": comparison.failed, "rows": comparison.rows}
+        consoles.print_json(value)
+        return
+    if not comparison.runs:
+        return
+    console = consoles.out()
+    first = next(iter(comparison.runs))
+    console.print(_comparison_table(comparison, narrow=console.width < _NARROW))
+    console.print()
+    seeds = words.plural(max(row["n"] for row in comparison.rows), "seed")
+    caption = f"mean (sd) of {seeds}" + (f"; ±: points over {first}, seed by seed" if len(comparison.runs) > 1 else "")
+    console.print(Text(caption, style="dim"))
+    console.print()
+    console.print(Text(reading(comparison)))
+    console.print()
+    console.print(Text(f"page  {comparison.page}"), soft_wrap=True)
+
+
+def _comparison_table(comparison: Comparison, *, narrow: bool) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold")
+    table.add_column("", overflow="fold")
+    for heading in ("accuracy %", "±", "low-held %", "±", "worst %", "low tier\nsent", *(() if narrow else ("time",))):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for index, row in enumerate(comparison.rows):
+        accuracy, held = (words.points(row[f"{key}_difference"]) for key in ("accuracy", "low_held_accuracy"))
+        table.add_row(
+            Text(row["label"], style="bold" if index == 0 else ""),
+            _share(row, "accuracy"),
+            _signed(accuracy) if index else "",
+            _share(row, "low_held_accuracy"),
+            _signed(held) if index else "",
+            _share(row, "worst_class_accuracy"),
+            words.size(row["low_uplink_bytes_mean"]),
+            *(() if narrow else (words.duration(row["seconds_mean"]),)),
+        )
+    return table
+
+
+def _share(row: Mapping[str, Any], key: str) -> str:
+    mean, sd = row[f"{key}_mean"], row[f"{key}_sd"]
+    if mean is None:
+        return words.UNDEFINED
+    return f"{100 * mean:.1f}" + (f" ({100 * sd:.1f})" if sd is not None else "")
+
+
+def _signed(text: str) -> Text:
+    return Text(text, style="green" if text.startswith("+") else "red" if text.startswith("−") else "")
+
+
+def show_plan(plan: Plan) -> None:
+    """Who takes part, what each turn and the whole run cost, and what was measured here."""
+    console = consoles.out()
+    model = f"{plan.parameters:,} parameters, {words.size(plan.model_bytes)}"
+    console.print(Text(f"{plan.recipe}, seed {plan.seed}: {model}", style="bold"))
+    for tier in ("high", "low"):
+        clients, samples = words.plural(plan.clients[tier], "client"), words.plural(plan.samples[tier], "sample")
+        console.print(f"{tier} tier: {clients}, {samples}")
+    for phase in plan.phases:
+        rounds, cohort = words.plural(phase.rounds, "round"), words.plural(phase.cohort, "client")
+        console.print(f"{phase.kind}: {rounds} × {cohort}")
+    console.print()
+    console.print(_costs(plan, narrow=console.width < _NARROW))
+    console.print()
+    console.print(_estimates(plan))
+    console.print()
+    text = "turn: one client in one round; bytes are payload. Time and memory are estimates from a little work on this "
+    console.print(Text(text + f"machine ({plan.device}), one client after the other; the rest is exact.", style="dim"))
+
+
+def _costs(plan: Plan, *, narrow: bool) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold")
+    for heading in ("", "tier", "turns", "forward", "backward", "up", "down", "up\nin all", "down\nin all"):
+        table.add_column(heading, justify="left" if heading in ("", "tier") else "right", no_wrap=True)
+    for phase in plan.phases:
+        tiers = [tier for tier in ("high", "low") if phase.turns[tier]]
+        for tier in tiers:
+            turns = phase.turns[tier]
+            table.add_row(
+                phase.kind if tier == tiers[0] else "",
+                tier,
+                f"{turns:,}",
+                words.amount(phase.forward_samples[tier] / turns),
+                words.amount(phase.backward_samples[tier] / turns),
+                words.size(phase.uplink_bytes[tier] / turns),
+                words.size(phase.downlink_bytes[tier] / turns),
+                words.size(phase.uplink_bytes[tier]),
+                words.size(phase.downlink_bytes[tier]),
+            )
+    both = {"in all": (plan.uplink_bytes, plan.downlink_bytes), "FedAvg": (plan.fedavg_bytes, plan.fedavg_bytes)}
+    for label, ways in both.items():
+        for tier in ("high", "low"):
+            name, style = label if tier == "high" else "", "dim" if label == "FedAvg" else ""
+            table.add_row(name, tier, *[""] * 5, *(words.size(way[tier]) for way in ways), style=style)
+    return table
+
+
+def _estimates(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("estimated here")
+    for heading in ("memory of a client", "model", "work", "a turn", "time"):
+        table.add_column(heading, justify="right")
+    for phase in plan.phases:
+        memory = (plan.model_bytes + phase.working_bytes, plan.model_bytes, phase.working_bytes)
+        times = (_brief(phase.request_seconds), words.duration(phase.seconds))
+        table.add_row(phase.kind, *map(words.size, memory), *times)
+    table.add_row("in all", "", "", "", "", words.duration(plan.seconds))
+    return table
+
+
+def _brief(seconds: float) -> str:
+    """A time that may be milliseconds."""
+    return f"{1000 * seconds:.3g}\N{NO-BREAK SPACE}ms" if seconds < 1 else words.duration(seconds)
+
+
+def _grid(numbers: int) -> Table:
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column()
+    for _ in range(numbers):
+        table.add_column(justify="right")
+    return table

@@ -1,0 +1,275 @@
+"""The plan of a run: what it will cost its clients, before it runs.
+
+Bytes and passes are exact: every round's requests, reports and entries are made as a run makes them, and counted by the
+same :class:`zowarmup.traffic.Traffic`; only the numbers inside are those of the first round over and over. Time and
+memory are estimates: one client's work in each phase is done, timed and weighed on this machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from zowarmup import recipes
+from zowarmup.experiment import Experiment, arithmetic, choose_device, prepare
+from zowarmup.held import peak_bytes
+from zowarmup.phases import Client, Passes, Phase
+from zowarmup.protocol import Entry, Report, Request
+from zowarmup.recipe import Recipe
+from zowarmup.traffic import Traffic
+
+_QUICK_SECONDS = 0.3  # work shorter than this is done whole, and again, for a better estimate
+_REPEATS = 3
+_CHUNK = 256  # samples that an evaluation is timed on
+_PIECE = 64  # samples of a client's data that its work is timed and weighed on
+
+Tiers = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """What a phase will cost.
+
+    Args:
+        kind: ``"first-order"`` or ``"zeroth-order"``.
+        tier: who takes part.
+        rounds: how many.
+        cohort: clients in a round.
+        turns: requests to clients of each tier, over the phase.
+        forward_samples: samples through the network, forward, over the phase, by tier.
+        backward_samples: the same backward.
+        uplink_bytes: payload from clients, over the phase, by tier.
+        downlink_bytes: payload to clients, catching up included, over the phase, by tier.
+        fedavg_bytes: what FedAvg would send, each way, with the same cohorts.
+        request_seconds: estimate: one client's work in a round, in the mean.
+        seconds: estimate: the phase, evaluations included, on this machine and one client after the other.
+        working_bytes: estimate: memory of one client's work beside the model it holds: gradients, activations, scratch.
+    """
+
+    kind: str
+    tier: str
+    rounds: int
+    cohort: int
+    turns: Tiers
+    forward_samples: Tiers
+    backward_samples: Tiers
+    uplink_bytes: Tiers
+    downlink_bytes: Tiers
+    fedavg_bytes: Tiers
+    request_seconds: float
+    seconds: float
+    working_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will cost.
+
+    Args:
+        recipe: its name.
+        seed: its seed; partition, tiers and cohorts follow from it.
+        parameters: d.
+        model_bytes: weights and buffers: a snapshot.
+        device: where time and memory were measured.
+        clients: number of clients by tier.
+        samples: training samples by tier.
+        phases: what each phase will cost.
+        uplink_bytes: payload from clients, over the run, by tier.
+        downlink_bytes: payload to clients, over the run, by tier.
+        fedavg_bytes: what FedAvg would send, each way, with the same cohorts.
+        seconds: estimate: the run, evaluations included.
+    """
+
+    recipe: str
+    seed: int
+    parameters: int
+    model_bytes: int
+    device: str
+    clients: Tiers
+    samples: Tiers
+    phases: tuple[PhasePlan, ...]
+    uplink_bytes: Tiers
+    downlink_bytes: Tiers
+    fedavg_bytes: Tiers
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, as ``zowarmup plan --json`` prints them."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What one request took."""
+
+    seconds: float
+    passes: Passes
+    working_bytes: int
+
+    def scaled(self, passes: int) -> float:
+        """Seconds for another number of forward passes."""
+        return self.seconds * passes / max(1, self.passes.forward)
+
+
+def plan(
+    recipe: Recipe | str | Path,
+    *,
+    device: str = "auto",
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    seed: int | None = None,
+) -> Plan:
+    """Work out what a run will cost, without running it.
+
+    Args:
+        recipe: a recipe, the name of a shipped one, or a path to a TOML file.
+        device: where to measure: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        overrides: recipe values by path; where ``recipe`` is a name or a path.
+        seed: in the place of the recipe's.
+
+    Raises:
+        UsageError: the recipe, the data or the model do not fit.
+        RunError: the work of a client fails.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = recipes.load(recipe, overrides=overrides)
+    if seed is not None:
+        recipe = msgspec.structs.replace(recipe, seed=seed)
+    with arithmetic(recipe, choose_device(device)):
+        return plan_experiment(prepare(recipe, device=device))
+
+
+def plan_experiment(experiment: Experiment) -> Plan:
+    """The plan of a run that is ready to begin; its model is left bound to some weights or other."""
+    federation, state = experiment.federation, experiment.initial
+    traffic = Traffic([client.tier for client in federation.clients], state.model_bytes)
+    evaluation = _evaluation_seconds(experiment)
+    phases = tuple(_plan_phase(experiment, phase, traffic, evaluation) for phase in experiment.phases)
+    members = {"high": federation.members("high"), "low": federation.members("low")}
+    return Plan(
+        recipe=experiment.recipe.name,
+        seed=experiment.recipe.seed,
+        parameters=experiment.model.size,
+        model_bytes=state.model_bytes,
+        device=str(experiment.model.device),
+        clients={tier: len(clients) for tier, clients in members.items()},
+        samples={tier: sum(int(federation.sizes[i]) for i in clients) for tier, clients in members.items()},
+        phases=phases,
+        uplink_bytes=dict(traffic.uplink),
+        downlink_bytes=dict(traffic.downlink),
+        fedavg_bytes=dict(traffic.fedavg),
+        seconds=evaluation + sum(phase.seconds for phase in phases),
+    )
+
+
+def _evaluation_seconds(experiment: Experiment) -> float:
+    """An evaluation on the test set, from one chunk of it."""
+    model, test = experiment.model, experiment.test
+    model.bind(experiment.initial.weights)
+    model.load_buffers(experiment.initial.buffers)
+    model.module.eval()
+    x, _ = test.batch(np.arange(min(_CHUNK, len(test))))
+    with torch.inference_mode():
+        model.module(x)
+        return _timed(lambda: model.module(x).cpu()) * len(test) / len(x)
+
+
+def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluation: float) -> PhasePlan:
+    """Send a phase's messages past the counter, and do one client's work."""
+    state, clients, scope = experiment.initial, experiment.federation.clients, phase.scope
+    rounds = range(scope.first_round, scope.first_round + phase.settings.rounds)
+    first = phase.plan(scope.first_round, state)
+    report, cost = _measure(experiment, phase, _median(first, scope.samples))
+    started = time.perf_counter()
+    entry, blobs = phase.close(scope.first_round, (_addressed(report, request) for request in first), state)
+    phase.apply(entry, blobs, state)
+    server = time.perf_counter() - started
+    before, turns = _counts(traffic), {"high": 0, "low": 0}
+    for number in rounds:
+        for request in phase.plan(number, state):
+            client = clients[request.client]
+            traffic.ask(request, phase.passes(len(client.train)))
+            traffic.report(_addressed(report, request))
+            turns[client.tier] += 1
+        traffic.commit(_numbered(entry, number))
+    after = _counts(traffic)
+    spent = {name: {tier: after[name][tier] - before[name][tier] for tier in turns} for name in after}
+    evaluations = sum(number == rounds[-1] or number % experiment.recipe.run.evaluate_every == 0 for number in rounds)
+    return PhasePlan(
+        kind=phase.settings.kind,
+        tier=phase.settings.tier,
+        rounds=len(rounds),
+        cohort=len(first),
+        turns=turns,
+        **spent,
+        request_seconds=cost.scaled(sum(spent["forward_samples"].values())) / sum(turns.values()),
+        seconds=cost.scaled(sum(spent["forward_samples"].values())) + len(rounds) * server + evaluations * evaluation,
+        working_bytes=cost.working_bytes,
+    )
+
+
+def _measure(experiment: Experiment, phase: Phase, request: Request) -> tuple[Report, _Cost]:
+    """One client's work on a piece of its data, weighed and timed; where that is quick, all of its work is timed."""
+    client = _client(experiment, request.client)
+    piece = dataclasses.replace(client, indices=client.indices[: _piece(phase, len(client.indices))])
+    report: list[Report] = []
+    working = peak_bytes(lambda: report.append(phase.work(request, piece)), experiment.model.device)
+    seconds = _timed(lambda: phase.work(request, piece))
+    passes, whole = (phase.passes(len(each.indices)) for each in (piece, client))
+    if seconds * whole.forward / max(1, passes.forward) < _QUICK_SECONDS:
+        seconds = statistics.median(_timed(lambda: phase.work(request, client)) for _ in range(_REPEATS))
+        passes = whole
+    return report[0], _Cost(seconds, passes, working)
+
+
+def _piece(phase: Phase, samples: int) -> int:
+    """Samples that make the largest set of activations a client's work has at a time, and not many more."""
+    batch = samples if phase.settings.batch == "all" else phase.settings.batch
+    if phase.settings.kind == "zeroth-order":
+        batch = min(batch, _PIECE if phase.scope.micro_batch == "all" else phase.scope.micro_batch)
+    return min(batch, samples)
+
+
+def _client(experiment: Experiment, index: int) -> Client:
+    return Client(
+        index=index,
+        seed=experiment.recipe.seed,
+        samples=experiment.train,
+        indices=experiment.federation.clients[index].train,
+        model=experiment.model,
+        state=experiment.initial,
+        task=experiment.task,
+    )
+
+
+def _median(requests: Sequence[Request], samples: Sequence[int]) -> Request:
+    """The request to the client whose number of samples is the cohort's median."""
+    ordered = sorted(requests, key=lambda request: samples[request.client])
+    return ordered[len(ordered) // 2]
+
+
+def _addressed(report: Report, request: Request) -> Report:
+    """The report as if another client had sent it, in another round."""
+    return msgspec.structs.replace(report, round=request.round, client=request.client)
+
+
+def _numbered(entry: Entry, number: int) -> Entry:
+    return msgspec.structs.replace(entry, round=number)
+
+
+def _counts(traffic: Traffic) -> dict[str, dict[str, int]]:
+    return {name: dict(tiers) for name, tiers in traffic.counts().items()} | {"fedavg_bytes": dict(traffic.fedavg)}
+
+
+def _timed(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
