@@ -24,8 +24,6 @@ from zowarmup.state import State
 from zowarmup.traffic import Traffic
 from zowarmup.trained import Trained
 
-FORMAT = 1
-
 
 @dataclass(frozen=True)
 class Round:
@@ -171,7 +169,7 @@ class Recorder:
         evaluated = next(line for line in reversed(self._lines) if "accuracy" in line)
         fedavg = last.traffic.fedavg
         summary = {
-            "format": FORMAT,
+            "format": report.FORMAT,
             "status": _status(cause),
             "method": recipe.method or recipe.name,
             "recipe": recipe.name,

@@ -37,7 +37,7 @@ class State:
 
     def digest(self) -> str:
         """blake2b-256 of weights and buffers, as hex; buffers by name, each behind its name, dtype and shape."""
-        parts = [_bytes(self.weights)]
+        parts: list[memoryview | bytes] = [_bytes(self.weights)]
         for name, buffer in self.buffers.items():
             parts += [f"\0{name}\0{buffer.dtype}\0{tuple(buffer.shape)}\0".encode(), _bytes(buffer)]
         return _blake2b(*parts)

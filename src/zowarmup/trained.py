@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from zowarmup import nets, recipes
+from zowarmup import nets, recipes, report
 from zowarmup.data import Samples, Split
-from zowarmup.errors import ModelError, OutputError
+from zowarmup.errors import ModelError
 from zowarmup.model import Model, load_weights
 from zowarmup.recipe import GIVEN, Recipe
-from zowarmup.rundir import METRICS, MODEL, RECIPE, SUMMARY
+from zowarmup.rundir import MODEL
 
 _CHUNK = 256
 
@@ -70,28 +69,18 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Trained:
         OutputError: not a run directory, or a file of it is missing or damaged.
         ModelError: the weights do not fit the module, or the module is needed and was not given.
     """
-    path = Path(path)
-    recipe = recipes.load(_existing(path, RECIPE))
-    try:
-        summary = msgspec.json.decode(_existing(path, SUMMARY).read_bytes())
-        metrics = [msgspec.json.decode(line) for line in _existing(path, METRICS).read_bytes().splitlines()]
-    except msgspec.DecodeError as error:
-        raise OutputError(f"{path}: is damaged: {error}", path=path) from None
+    found = report.load_run(path)
+    recipe = recipes.parse(found.recipe, name=str(found.recipe_path))
     if model is None:
         if recipe.model.net == GIVEN:
-            raise ModelError(f"{path}: this run got its model from Python", hint="zowarmup.load(..., model=)")
+            raise ModelError(f"{found.path}: this run got its model from Python", hint="zowarmup.load(..., model=)")
         model = nets.build(
             recipe.model.net,
-            input_shape=tuple(summary["input_shape"]),
-            classes=summary["classes"],
+            input_shape=tuple(found.summary["input_shape"]),
+            classes=found.summary["classes"],
             args=recipe.model.args,
         )
-    load_weights(Model(model, batch_norm=recipe.model.batch_norm), _existing(path, MODEL))
-    return Trained(recipe=recipe, summary=summary, metrics=tuple(metrics), module=model.eval(), out=path)
-
-
-def _existing(path: Path, name: str) -> Path:
-    file = path / name
-    if not file.is_file():
-        raise OutputError(f"{path}: is not a run directory: it has no {name}", path=path)
-    return file
+    load_weights(Model(model, batch_norm=recipe.model.batch_norm), found.path / MODEL)
+    return Trained(
+        recipe=recipe, summary=found.summary, metrics=tuple(found.metrics), module=model.eval(), out=found.path
+    )

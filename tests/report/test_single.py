@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from zowarmup import report
-from zowarmup.errors import OutputError
+from zowarmup.errors import DiskError, OutputError
 from zowarmup.report import canvas, classes, curves, measures, single
 
 WARM, ZEROTH = ("first-order", "high", 50), ("zeroth-order", "all", 150)
@@ -139,7 +139,7 @@ def test_the_recipe_is_in_the_page(make):
 
 
 def test_missing_output_folder(make, tmp_path):
-    with pytest.raises(OutputError, match=r"gone/x\.html: the report cannot be written: No such file or directory"):
+    with pytest.raises(DiskError, match=r"gone/x\.html: cannot be written: No such file or directory"):
         report.write(make(), tmp_path / "gone" / "x.html")
 
 
@@ -157,7 +157,7 @@ def test_a_failed_write_leaves_the_old_report_and_nothing_else(make, tmp_path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OutputError, match=r"out\.html: the report cannot be written: No space left on device"):
+    with pytest.raises(DiskError, match=r"out\.html: cannot be written: No space left on device"):
         report.write(run, out)
     assert out.read_text() == "old"
     assert set(tmp_path.iterdir()) == before

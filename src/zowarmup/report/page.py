@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from zowarmup.errors import OutputError
 from zowarmup.report.canvas import KIND, LOW
+from zowarmup.rundir import write
 
 _COLOURS = f":root {{ --low-fill:{LOW}; --zeroth:{KIND['zeroth-order']}; }}"
 
@@ -70,25 +69,13 @@ def card(content: str) -> str:
 
 
 def save(out: Path, text: str) -> Path:
-    """Write ``text`` beside ``out`` first and then rename it, so that ``out`` is whole at any time.
+    """Write ``text`` to ``out``, which is whole at any time.
 
     Raises:
-        OutputError: the folder does not exist or cannot be written, or ``out`` is a folder.
+        OutputError: ``out`` is a folder.
+        DiskError: it cannot be written.
     """
     if out.is_dir():
         raise OutputError(f"{out}: expected a file to write the report to, got a folder", path=out)
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=out.parent, prefix=f".{out.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        temporary.chmod(0o644)  # a temporary file is its owner's alone
-        temporary.replace(out)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        raise OutputError(f"{out}: the report cannot be written: {error.strerror or error}", path=out) from None
+    write(out, text.encode())
     return out

@@ -14,6 +14,7 @@ import msgspec
 from zowarmup.errors import OutputError
 
 FORMAT = 1
+"""Of summary.json; another one is refused."""
 FILES = ("run.toml", "metrics.jsonl", "summary.json")
 
 
@@ -100,6 +101,8 @@ class Summary(TypedDict):
     federation: Federation
     parameters: NotRequired[int | None]
     net: NotRequired[str | None]
+    input_shape: NotRequired[list[int]]
+    classes: NotRequired[int | None]
     device: NotRequired[str | None]
     threads: NotRequired[int | None]
     refused: NotRequired[int | None]

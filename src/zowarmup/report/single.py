@@ -25,7 +25,8 @@ def write(run_dir: str | Path, out: str | Path | None = None) -> Path:
         The file written.
 
     Raises:
-        OutputError: the run directory cannot be read, or the report cannot be written.
+        OutputError: the run directory cannot be read.
+        DiskError: the report cannot be written.
     """
     run = load_run(run_dir)
     return save(Path(out) if out is not None else run.path / "report.html", render(run))

@@ -27,7 +27,8 @@ def compare(runs: Mapping[str, Sequence[str | Path]], out: str | Path, *, title:
 
     Raises:
         UsageError: no labels, a label without runs, or with two runs of one seed.
-        OutputError: a run directory cannot be read, or the report cannot be written.
+        OutputError: a run directory cannot be read.
+        DiskError: the report cannot be written.
     """
     groups = load_groups(runs)
     path = Path(out)
