@@ -84,6 +84,8 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert summary["pivot"] == 3
     assert [phase["last_round"] for phase in summary["phases"]] == [3, 7]
     assert summary["parameters"] == 64 * 32 + 32 + 32 * 10 + 10
+    assert [row["base"] for row in summary["table"]] == [0, 4096, 8192, 12288]
+    assert [row["shape"] for row in summary["table"]] == [[32, 64], [32], [10, 32], [10]]
     assert set(summary["final"]) >= {
         "accuracy",
         "loss",

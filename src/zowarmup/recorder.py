@@ -176,6 +176,7 @@ class Recorder:
             "seed": recipe.seed,
             "rounds": last.number,
             "parameters": experiment.model.size,
+            "table": _table(experiment),
             "net": recipe.model.net,
             "input_shape": list(experiment.train.shape),
             "classes": experiment.federation.classes,
@@ -246,6 +247,13 @@ def _phase_row(phase: Phase, began: float) -> dict[str, Any]:
         "refused": 0,
         "began": began,
     }
+
+
+def _table(experiment: Experiment) -> list[dict[str, Any]]:
+    """The order of the flat vector: what a replica needs to apply an update."""
+    table = experiment.model.table
+    rows = zip(table.names, table.shapes, table.segments, strict=True)
+    return [{"name": name, "shape": list(shape), "base": segment.base} for name, shape, segment in rows]
 
 
 def _federation(experiment: Experiment) -> dict[str, Any]:
