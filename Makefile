@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)  ## three seeds of ZOWarmUp and its baselines on the digits data, with a report (under 90 s)
-	$(BIN)/zowarmup compare digits digits-high-res-only digits-zo-scratch digits-fedavg --seeds 10,11,12 --out runs/demo --force
+	$(BIN)/zowarmup compare digits digits-high-res-only digits-zo-scratch digits-fedavg --seeds 10,11,12 --out runs/demo --force --device cpu
 
 test: check $(STAMP)  ## every test but the slow ones
 	$(PYTEST) $(SPREAD) -m 'not slow'
@@ -40,6 +40,8 @@ format: $(STAMP)  ## let ruff mend what it can
 
 bench: $(STAMP)  ## the benchmarks; results go to benchmarks/results
 	$(PYTEST) benchmarks --benchmark-only
+	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/fedavg.py
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

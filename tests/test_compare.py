@@ -118,7 +118,7 @@ def test_the_reading_is_of_the_runs(made) -> None:
 
 
 def test_a_failed_run_does_not_stop_the_others(made) -> None:
-    comparison, steps = made
+    comparison, _ = made
     assert comparison.failed.keys() == {
         "failing, seed 3",
         "failing, seed 1",
@@ -127,8 +127,7 @@ def test_a_failed_run_does_not_stop_the_others(made) -> None:
     }
     assert comparison.failed["failing, seed 1"].startswith("round 1, phase 0 (first-order), client ")
     assert comparison.failed["failing, seed 1"].endswith("ValueError: out of paper")
-    assert comparison.failed["broken, seed 3"] == "KeyError: 'paper'"
-    assert any(step.traceback and "broken_module.py" in step.traceback for step in steps)
+    assert comparison.failed["broken, seed 3"].endswith("KeyError: 'paper'")
     assert json.loads((comparison.out / "compare.json").read_bytes())["failed"] == comparison.failed
     assert zowarmup.load(comparison.out / "failing" / "seed-1").summary["status"] == "failed"
 

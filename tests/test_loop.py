@@ -258,7 +258,7 @@ BAD = {
     "a model that does not fit": (
         {"model.net": "python:torch.nn:Linear", "model.args": {"in_features": 9, "out_features": 10}},
         ModelError,
-        "forward fails on samples of shape (2, 64)",
+        "on samples of shape (3, 64): forward and loss fail: RuntimeError: mat1 and mat2",
     ),
     "a task that is not there": ({"model.task": "python:nowhere:Task"}, ModelError, "nowhere"),
     "a source that is not there": ({"data.source": "python:nowhere:data"}, DataError, "nowhere"),

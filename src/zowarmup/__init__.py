@@ -14,6 +14,7 @@ Names are imported when they are first used, so that ``import zowarmup`` takes n
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0.dev0"
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
+        if importlib.util.find_spec(f"zowarmup.{name}") is not None:
+            return importlib.import_module(f"zowarmup.{name}")
         raise AttributeError(f"module 'zowarmup' has no attribute {name!r}")
     module, attribute = _WHERE[name]
     value = getattr(importlib.import_module(f"zowarmup.{module}"), attribute)

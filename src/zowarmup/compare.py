@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -137,7 +137,7 @@ def plan_jobs(loaded: Sequence[Recipe], seeds: Sequence[int], out: Path) -> list
         Job(
             recipe=msgspec.structs.replace(recipe, seed=seed),
             seed=seed,
-            out=out / _folder(recipe.name) / f"seed-{seed}",
+            out=out / recipe.name / f"seed-{seed}",
         )
         for seed in seeds
         for recipe in loaded
@@ -213,11 +213,3 @@ def _write(out: Path, jobs: Sequence[Job], done: Mapping[Job, str | None]) -> Co
     comparison = read(out)
     write_page(comparison)
     return comparison
-
-
-def _folder(name: str) -> str:
-    """The folder of a recipe's runs; a name with ``/`` is nested."""
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or "\\" in name or any(part in ("..", ".") for part in parts):
-        raise UsageError(f'recipe name "{name}" cannot be a folder', hint="names are words, with / between them")
-    return name

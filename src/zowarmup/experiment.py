@@ -13,14 +13,14 @@ from typing import cast
 import msgspec
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zowarmup import data, nets, phases
 from zowarmup.data import Dataset, Federation, Samples
 from zowarmup.directions import Directions, check_denormals, select
 from zowarmup.errors import DataError, ModelError, RecipeError, ZOWarmUpError
 from zowarmup.imports import load_object
-from zowarmup.model import Model, initialise, load_weights
+from zowarmup.model import Model, cuda_precision, initialise, load_weights
 from zowarmup.phases import Phase, Scope
 from zowarmup.recipe import GIVEN, Recipe, ZerothOrder
 from zowarmup.state import State
@@ -84,12 +84,13 @@ def prepare(
         load_weights(model, recipe.model.weights)
     scaling = {"mean": recipe.data.mean, "std": recipe.data.std}
     train = Samples(dataset.train, device=where, **scaling)
-    _check_forward(recipe, model, train)
+    task = build_task(recipe)
+    _check_forward(recipe, model, task, train, dataset)
     return Experiment(
         recipe=recipe,
         federation=federation,
         model=model,
-        task=build_task(recipe),
+        task=task,
         train=train,
         test=Samples(dataset.test, device=where, **scaling),
         phases=build_phases(recipe, federation, model),
@@ -150,13 +151,13 @@ def build_phases(recipe: Recipe, federation: Federation, model: Model) -> tuple[
 
 
 def choose_device(name: str) -> torch.device:
-    """The device a name stands for; ``auto`` takes CUDA, then MPS, then the CPU.
+    """The device a name stands for; ``auto`` takes CUDA where there is any, else the CPU.
 
     Raises:
         RecipeError: there is no such device here.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -168,23 +169,17 @@ def choose_device(name: str) -> torch.device:
 @contextlib.contextmanager
 def arithmetic(recipe: Recipe, device: torch.device) -> Iterator[None]:
     """While open, torch computes as the recipe says: its threads; on CUDA deterministic algorithms and full fp32."""
-    threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    benchmark = torch.backends.cudnn.benchmark
-    torch.set_num_threads(recipe.run.threads)
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.benchmark = False
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(recipe.run.threads)
+        if device.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so
+            stack.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+            stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+            stack.enter_context(cuda_precision("ieee"))
         yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cudnn.benchmark = benchmark
 
 
 def with_versions(recipe: Recipe) -> Recipe:
@@ -195,18 +190,30 @@ def with_versions(recipe: Recipe) -> Recipe:
     return msgspec.structs.replace(recipe, versions=versions)
 
 
-def _check_forward(recipe: Recipe, model: Model, train: Samples) -> None:
-    """A model may not fit the data, or read parameters in a way that cannot be perturbed: find out before round 1."""
-    x, _ = train.batch(np.arange(min(2, len(train))))
+def _check_forward(recipe: Recipe, model: Model, task: Task, train: Samples, dataset: Dataset) -> None:
+    """A model may not fit the data or the task, or not let itself be perturbed: find out before round 1."""
+    some = np.array(sorted({0, len(train) - 1, int(np.argmax(dataset.train.y.reshape(len(train), -1)[:, 0]))}))
+    x, y = train.batch(some)
+    where = f"{recipe.model.net} on samples of shape {tuple(x.shape)}"
     try:
+        with model.evaluation():
+            outputs = model.module(x)
+            if not isinstance(outputs, Tensor):
+                raise ModelError(f"{where}: forward returns a {type(outputs).__name__}, expected one tensor")
+            if recipe.model.task == "classification" and outputs.shape[1:] != (dataset.classes,):
+                raise ModelError(
+                    f"{where}: outputs have shape {tuple(outputs.shape)}, expected {(len(x), dataset.classes)}"
+                )
+            for form, wide in (("float32", outputs), ("float64", outputs.cpu().double())):
+                for name in ("losses", "scores"):
+                    got = tuple(getattr(task, name)(wide, y.to(wide.device)).shape)
+                    if got != (len(x),):
+                        raise ModelError(
+                            f"{recipe.model.task}: {name} of {form} outputs have shape {got}, expected ({len(x)},)"
+                        )
         if any(isinstance(phase, ZerothOrder) for phase in recipe.phase):
             model.check(x)
-        else:
-            with model.evaluation():
-                model.module(x)
     except ZOWarmUpError:
         raise
     except Exception as error:
-        raise ModelError(
-            f"{recipe.model.net}: forward fails on samples of shape {tuple(x.shape)}: {type(error).__name__}: {error}"
-        ) from error
+        raise ModelError(f"{where}: forward and loss fail: {type(error).__name__}: {error}") from error

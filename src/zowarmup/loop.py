@@ -14,7 +14,7 @@ from zowarmup.data import Dataset
 from zowarmup.directions import Directions
 from zowarmup.engines import Engine, Local
 from zowarmup.experiment import Experiment, arithmetic, choose_device, prepare
-from zowarmup.metrics import evaluate
+from zowarmup.metrics import evaluate, validate
 from zowarmup.protocol import Report
 from zowarmup.recipe import GIVEN, Recipe
 from zowarmup.recorder import Callback, Recorder, Round
@@ -123,4 +123,8 @@ def _counted(reports: Iterator[Report], traffic: Traffic) -> Iterator[Report]:
 
 
 def _evaluate(experiment: Experiment, state: State) -> dict[str, Any]:
-    return evaluate(experiment.model, state, experiment.test, experiment.task, experiment.federation)
+    model, task, federation = experiment.model, experiment.task, experiment.federation
+    return {
+        **evaluate(model, state, experiment.test, task, federation),
+        **validate(model, state, experiment.train, task, federation),
+    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from zowarmup.data import Federation, Samples
@@ -13,17 +12,17 @@ from zowarmup.model import Model
 from zowarmup.state import State
 from zowarmup.task import Task
 
-_CHUNK = 256  # samples in one forward pass; metrics do not depend on it beyond rounding
-
 
 def evaluate(model: Model, state: State, test: Samples, task: Task, federation: Federation) -> dict[str, Any]:
     """Metrics of ``state`` on the test set; binds the model to it.
+
+    BatchNorm normalises as in zeroth-order forwards: by the model's policy.
 
     Returns:
         ``loss`` (mean), ``accuracy`` (mean score), and for a classification those of :func:`by_class`; None where
         undefined.
     """
-    losses, scores, targets = _forward(model, state, test, task)
+    losses, scores, targets = _forward(model, state, test, task, None)
     metrics: dict[str, Any] = {"accuracy": float(scores.mean()), "loss": float(losses.mean())}
     if federation.classes is None or federation.class_counts is None:
         return metrics
@@ -32,6 +31,15 @@ def evaluate(model: Model, state: State, test: Samples, task: Task, federation: 
     accuracy = np.full(federation.classes, np.nan)
     np.divide(correct, counts, out=accuracy, where=counts > 0)
     return metrics | by_class(accuracy, federation)
+
+
+def validate(model: Model, state: State, train: Samples, task: Task, federation: Federation) -> dict[str, Any]:
+    """``validation_accuracy`` and ``validation_loss`` over what all clients hold back; nothing where they do not."""
+    held_back = np.concatenate([client.validation for client in federation.clients])
+    if not len(held_back):
+        return {}
+    losses, scores, _ = _forward(model, state, train, task, held_back)
+    return {"validation_accuracy": float(scores.mean()), "validation_loss": float(losses.mean())}
 
 
 def by_class(accuracy: NDArray[np.float64], federation: Federation) -> dict[str, Any]:
@@ -66,19 +74,17 @@ def by_class(accuracy: NDArray[np.float64], federation: Federation) -> dict[str,
 
 
 def _forward(
-    model: Model, state: State, test: Samples, task: Task
+    model: Model, state: State, samples: Samples, task: Task, indices: NDArray[np.int64] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
     model.bind(state.weights)
     model.load_buffers(state.buffers)
-    model.module.eval()
     losses, scores, targets = [], [], []
-    with torch.inference_mode():
-        for start in range(0, len(test), _CHUNK):
-            x, y = test.batch(np.arange(start, min(start + _CHUNK, len(test))))
-            outputs = model.module(x).cpu().double()
-            losses.append(task.losses(outputs, y.cpu()).numpy())
-            scores.append(task.scores(outputs, y.cpu()).double().numpy())
-            targets.append(y.cpu().numpy())
+    with model.evaluation():
+        for x, y in samples.chunks(indices):
+            outputs, y = model.module(x).cpu().double(), y.cpu()
+            losses.append(task.losses(outputs, y).numpy())
+            scores.append(task.scores(outputs, y).double().numpy())
+            targets.append(y.numpy())
     return np.concatenate(losses), np.concatenate(scores), np.concatenate(targets)
 
 

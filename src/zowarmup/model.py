@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from zowarmup.perturbed import BatchNormPolicy, Perturbed, Read, evaluating
 from zowarmup.refusals import check_forward, dtype_name, refuse
 from zowarmup.table import Table
 
-__all__ = ["Model", "Table", "initialise", "load_weights", "save_weights", "state_tensors"]
+__all__ = ["Model", "Table", "cuda_precision", "initialise", "load_weights", "save_weights", "state_tensors"]
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -69,7 +69,10 @@ class Model:
         self._parameters = tuple(named.values())
         self._witness = next(value for value in self._parameters if value.numel())
         self._persistent = frozenset(module.state_dict(keep_vars=True))
-        self._has_buffers = bool(self._buffers())
+        self._has_buffers = any(True for _ in module.buffers())
+        self._transient = {
+            name: value.detach().clone() for name, value in module.named_buffers() if name not in self._persistent
+        }
         self.table = Table(tuple(named), tuple(tuple(value.shape) for value in self._parameters))
         self._flat = torch.cat([value.detach().reshape(-1) for value in self._parameters])
         self._bound = self._flat  # what `bind` was given, to see that it is given it again
@@ -83,7 +86,12 @@ class Model:
     @property
     def normalises_over_batch(self) -> bool:
         """Whether a sample's output depends on the rest of its batch, which excludes micro-batches."""
-        return self.batch_norm == "batch" and any(isinstance(part, _BatchNorm) for part in self.module.modules())
+        return self.batch_norm == "batch" and self.has_batch_norm
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether any layer is a BatchNorm."""
+        return any(isinstance(part, _BatchNorm) for part in self.module.modules())
 
     def parameters(self) -> tuple[nn.Parameter, ...]:
         """The parameters, in the table's order; views of the bound vector."""
@@ -113,7 +121,7 @@ class Model:
         return {name: buffer.detach().clone() for name, buffer in self._buffers().items()}
 
     def load_buffers(self, buffers: Mapping[str, Tensor]) -> None:
-        """Copy values into the persistent buffers.
+        """Copy values into the persistent buffers, and put the others back to what they were at first.
 
         Raises:
             ModelError: names or shapes differ from the model's.
@@ -126,6 +134,9 @@ class Model:
         with torch.no_grad():
             for name, buffer in own.items():
                 buffer.copy_(buffers[name])
+            for name, buffer in self.module.named_buffers():
+                if name in self._transient:
+                    buffer.copy_(self._transient[name])
 
     def perturbed(self, *, seed: int, stream: int, c: float) -> Perturbed:
         """A context in which a forward of the module reads ``fl32(w + c z)`` wherever it reads a parameter ``w``.
@@ -199,6 +210,21 @@ class Model:
 
     def _buffers(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.module.named_buffers() if name in self._persistent}
+
+
+@contextlib.contextmanager
+def cuda_precision(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """While open, CUDA's matrix products and convolutions compute in full fp32 or in TF32."""
+    cudnn: Any = torch.backends.cudnn
+    settings: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = precision
+        yield
+    finally:
+        for setting, was in zip(settings, before, strict=True):
+            setting.fp32_precision = was
 
 
 def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -100,7 +100,8 @@ class Data(_Table, frozen=True, kw_only=True):
     take: Count | None = None
     """Use this many training samples, drawn from the run seed; all where left out."""
     validation: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    """Share of each client's samples held back for choosing settings; never trained on. The paper holds 0.1."""
+    """Share of each client's samples held back for choosing settings: never trained on, evaluated apart as
+    `validation_accuracy`. The paper holds 0.1."""
 
     def __post_init__(self) -> None:
         if self.clients is None and not isinstance(self.partition, Natural):
@@ -125,7 +126,8 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
     """Keyword arguments of the net, for instance `{ hidden = [32], norm = "group" }`."""
     batch_norm: Literal["frozen", "batch"] | None = None
     """What zeroth-order forwards normalise with, required for a model with BatchNorm: the pivot's running statistics
-    (`frozen`), or the batch's own (`batch`: running ones stay as they are; needs `micro-batch = "all"`)."""
+    (`frozen`; without a warm-up those are still 0 and 1), or the batch's own (`batch`: running ones stay as they are;
+    needs `micro-batch = "all"`). Tests and predictions use the same, with `batch` over 256 samples at a time."""
     weights: str | None = None
     """A safetensors file with the initial weights; drawn from the run seed where left out."""
     task: str = "classification"
@@ -139,7 +141,7 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
 class RunSettings(_Table, frozen=True, kw_only=True):
     """What bits depend on besides the seed, and how often to look."""
 
-    threads: Count = 1
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     """Threads of a forward pass; sums in it depend on their number, so it belongs to the recipe. 1: the same bits on
     any number of cores, and the fastest for small nets."""
     micro_batch: Count | Literal["all"] = 64
@@ -211,16 +213,22 @@ class FirstOrder(_Scheduled, tag="first-order", tag_field="kind", frozen=True, k
     """Arithmetic of matrix products: `tf32` matters on CUDA alone, `bf16` is autocast. Weights stay fp32."""
     server: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
     """What the server does with the mean of the clients' weights (Reddi et al. 2021, arXiv:2003.00295)."""
-    server_lr: Positive = 1.0
-    """Server's step along (mean - weights); 1 with `fedavg` is plain averaging."""
+    server_lr: Positive | None = None
+    """Server's step along (mean - weights). Where left out: 1 with `fedavg` (plain averaging) and `fedavgm`; `fedadam`
+    needs a value (0.01 to 0.1 as a rule: its step is that large for every weight)."""
     server_momentum: Decay = 0.9
-    """For `fedavgm`."""
+    """For `fedavgm`; 0.9 as in arXiv:1909.06335."""
     beta1: Decay = 0.9
-    """For `fedadam`: decay of the first moment."""
+    """For `fedadam`: decay of the first moment; as in arXiv:2003.00295."""
     beta2: Decay = 0.99
-    """For `fedadam`: decay of the second moment."""
+    """For `fedadam`: decay of the second moment; as in arXiv:2003.00295."""
     adaptivity: Positive = 1e-3
-    """For `fedadam`: added to the root of the second moment; the second moment starts at its square."""
+    """For `fedadam`: added to the root of the second moment, which starts at its square; as in arXiv:2003.00295."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.server == "fedadam" and self.server_lr is None:
+            raise ValueError('`server-lr` is required with server = "fedadam"')
 
 
 class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True, kw_only=True):
@@ -228,7 +236,7 @@ class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True,
 
     tier: Tier = "all"
     """Who takes part; the paper lets high-resource clients go zeroth-order too."""
-    directions: Count = 3
+    directions: Annotated[int, Meta(ge=1, le=1_000_000)] = 3
     """S, the directions a client evaluates in a round; the paper's 3, and 4 bytes up each. Many small-batch ones
     serve better at equal cost."""
     pool: Literal["distinct", "shared"] | Count = "distinct"
@@ -240,7 +248,8 @@ class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True,
     """`plain`: the mean of slopes (the paper). `rms`: divided by their running root mean square, so that one `lr`
     (.03 to .05) fits most nets."""
     rms_decay: Decay = 0.95
-    """For `rms`: v = rms-decay v + (1 - rms-decay) sum of squared slopes; starts at its first value."""
+    """For `rms`: v = rms-decay v + (1 - rms-decay) sum of squared slopes; starts at its first value. A finite slope
+    that is far off (1e3 times the others) keeps v large, and steps small, for tens of rounds."""
     eps: Positive = 1e-4
     """Half-step of the finite difference, in units of the weights; the paper's. Only eps x tau matters."""
     tau: Positive = 0.75
@@ -252,6 +261,8 @@ class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True,
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 1e-38 < self.eps * self.tau < 1e38:
+            raise ValueError(f"`eps` x `tau` is {self.eps * self.tau}, which fp32 does not hold")
         if isinstance(self.pool, int) and self.pool < self.directions:
             raise ValueError(f"`pool` is {self.pool}, smaller than `directions`, which is {self.directions}")
 
@@ -262,8 +273,8 @@ Phase = FirstOrder | ZerothOrder
 class Recipe(_Table, frozen=True, kw_only=True):
     """A whole run."""
 
-    name: str
-    """The run's name, in tables and figures."""
+    name: Annotated[str, Meta(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
+    """The run's name, in tables, figures and directories: letters, digits, `_ . -`, and `/` between them."""
     method: str | None = None
     """The method's name, for comparisons; the recipe's name where left out."""
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0

@@ -12,7 +12,7 @@ import msgspec
 import safetensors.torch
 
 from zowarmup import recipes, report
-from zowarmup.errors import DiskError, ZOWarmUpError
+from zowarmup.errors import ZOWarmUpError
 from zowarmup.experiment import Experiment, with_versions
 from zowarmup.memory import Peak
 from zowarmup.model import state_tensors
@@ -109,9 +109,11 @@ class Recorder:
                     for callback in callbacks:
                         callback(self._progress(last, line))
             except BaseException as cause:
-                if last is not None:
-                    with contextlib.suppress(DiskError):  # the first error says more
+                with contextlib.suppress(ZOWarmUpError):  # the first error says more
+                    if last is not None:
                         self._finish(last, cause)
+                    elif self._directory is not None:
+                        self._directory.discard()
                 raise
             assert last is not None
             return self._finish(last, None)
@@ -159,8 +161,8 @@ class Recorder:
             out=None if directory is None else directory.path,
         )
         if directory is not None:
-            directory.write(SUMMARY, msgspec.json.format(msgspec.json.encode(trained.summary), indent=2) + b"\n")
             directory.write(MODEL, safetensors.torch.save(state_tensors(experiment.model)))
+            directory.write(SUMMARY, msgspec.json.format(msgspec.json.encode(trained.summary), indent=2) + b"\n")
             report.write(directory.path)
         return trained
 
@@ -175,9 +177,11 @@ class Recorder:
             "recipe": recipe.name,
             "seed": recipe.seed,
             "rounds": last.number,
+            "planned_rounds": recipe.rounds,
             "parameters": experiment.model.size,
             "table": _table(experiment),
             "net": recipe.model.net,
+            "batch_norm": recipe.model.batch_norm,
             "input_shape": list(experiment.train.shape),
             "classes": experiment.federation.classes,
             "device": str(experiment.model.device),
@@ -210,6 +214,8 @@ _FINAL = (
     "high_client_accuracy",
     "client_accuracy_p10",
     "class_accuracy",
+    "validation_accuracy",
+    "validation_loss",
 )
 
 

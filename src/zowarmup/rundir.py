@@ -30,6 +30,8 @@ def check(path: Path, *, force: bool = False) -> None:
         OutputError: it is a file, is not empty (and not ``force``), or cannot be looked at.
     """
     try:
+        if not os.access(next(parent for parent in (path, *path.absolute().parents) if parent.exists()), os.W_OK):
+            raise OutputError(f"{path}: cannot be written to: no permission", path=path)
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: is a file, expected a directory", path=path)
         if not force and path.is_dir() and any(path.iterdir()):
@@ -57,7 +59,7 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             for name in (RECIPE, METRICS, SUMMARY, MODEL, REPORT):
                 (path / name).unlink(missing_ok=True)
-            self._metrics: IO[bytes] = (path / METRICS).open("wb")
+            self._metrics: IO[bytes] = (path / METRICS).open("wb", buffering=0)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written to: {error.strerror}", path=path) from error
 
@@ -69,10 +71,24 @@ class RunDirectory:
             self._metrics.close()
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl; it is with the operating system when this returns."""
+        """Add a line to metrics.jsonl, whole or not at all; it is with the operating system when this returns."""
+        content = memoryview(msgspec.json.encode(line) + b"\n")
         with disk(self.path / METRICS):
-            self._metrics.write(msgspec.json.encode(line) + b"\n")
-            self._metrics.flush()
+            before = self._metrics.tell()
+            try:
+                while content:
+                    content = content[self._metrics.write(content) :]
+            except OSError:
+                self._metrics.truncate(before)
+                raise
+
+    def discard(self) -> None:
+        """Remove what there is of a run without a round."""
+        with disk(self.path):
+            for name in (RECIPE, METRICS):
+                (self.path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty: other files were there before
+                self.path.rmdir()
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file, or leave what was there."""

@@ -16,7 +16,7 @@ class Task(Protocol):
     def losses(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, " n"]:
         """Loss of each sample, in the dtype of ``outputs``; differentiable.
 
-        Zeroth-order evaluations hand over ``outputs`` in float64.
+        Zeroth-order rounds and tests hand over ``outputs`` in float64; tests do so on the CPU.
         """
 
     def scores(self, outputs: Tensor, targets: Tensor) -> Shaped[Tensor, " n"]:

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from zowarmup import nets, recipes, report
 from zowarmup.data import Samples, Split
-from zowarmup.errors import ModelError
-from zowarmup.model import Model, load_weights
+from zowarmup.errors import DataError, ModelError
+from zowarmup.model import Model, initialise, load_weights
+from zowarmup.perturbed import evaluating
 from zowarmup.recipe import GIVEN, Recipe
 from zowarmup.rundir import MODEL
-
-_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,18 @@ class Trained:
 
         Args:
             x: samples as the data source gives them, shape ``(n, ...)``: scaling belongs to the recipe.
+
+        Raises:
+            DataError: there are none.
         """
         array = x.cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+        if len(array) == 0:
+            raise DataError("no samples to predict")
         device = next(self.module.parameters()).device
         split = Split(x=array, y=np.zeros(len(array), np.int64), columns={})
         samples = Samples(split, mean=self.recipe.data.mean, std=self.recipe.data.std, device=device)
-        with torch.inference_mode():
-            chunks = [
-                self.module(samples.batch(np.arange(start, min(start + _CHUNK, len(array))))[0]).cpu()
-                for start in range(0, len(array), _CHUNK)
-            ]
-        return torch.cat(chunks)
+        with evaluating(self.module, self.recipe.model.batch_norm, device):
+            return torch.cat([self.module(x).cpu() for x, _ in samples.chunks()])
 
 
 def load(path: str | Path, *, model: nn.Module | None = None) -> Trained:
@@ -74,12 +74,9 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Trained:
     if model is None:
         if recipe.model.net == GIVEN:
             raise ModelError(f"{found.path}: this run got its model from Python", hint="zowarmup.load(..., model=)")
-        model = nets.build(
-            recipe.model.net,
-            input_shape=tuple(found.summary["input_shape"]),
-            classes=found.summary["classes"],
-            args=recipe.model.args,
-        )
+        net, args = recipe.model.net, recipe.model.args
+        shape, classes = tuple(found.summary["input_shape"]), found.summary["classes"]
+        model = initialise(lambda: nets.build(net, input_shape=shape, classes=classes, args=args), recipe.seed)
     load_weights(Model(model, batch_norm=recipe.model.batch_norm), found.path / MODEL)
     return Trained(
         recipe=recipe, summary=found.summary, metrics=tuple(found.metrics), module=model.eval(), out=found.path

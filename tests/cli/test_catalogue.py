@@ -34,7 +34,8 @@ def test_keys_are_the_documentation(cli) -> None:
         "name": "name",
         "type": "string",
         "default": "required",
-        "meaning": "The run's name, in tables and figures.",
+        "meaning": "The run's name, in tables, figures and directories: letters, digits, `_ . -`, and `/` between "
+        "them.",
     }
 
 

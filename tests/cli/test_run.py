@@ -142,8 +142,12 @@ def test_a_fault_of_ones_own_code_is_told_without_a_traceback(cli, tmp_path: Pat
     (tmp_path / "broken_task.py").write_text(OWN_TASK.format(fault="raise KeyError('paper')"))
     arguments = ("run", "digits", *SHORT, "--quiet", "--out", "x", "--set", "model.task=python:broken_task:Task")
     ended = cli(*arguments)
-    assert ended.code == 1
-    assert ended.err.startswith("zowarmup: KeyError: 'paper'\nhint: this is a mistake in zowarmup, or in your own code")
+    assert ended == (
+        2,
+        "",
+        "zowarmup: mlp on samples of shape (3, 64): forward and loss fail: KeyError: 'paper'\n",
+    )
+    assert list(tmp_path.glob("x")) == []
     assert "Traceback" in cli(*arguments, "--debug", "--force").err
 
 

@@ -94,7 +94,10 @@ REFUSED = {
     "too few": (report(1, [0]), "weights of shape (1,) and float32, expected (2,) and float32"),
     "wrong dtype": (Weights(round=1, phase=0, client=1, weights=np.zeros(2)), "and float64, expected"),
     "no buffer": (Weights(round=1, phase=0, client=1, weights=np.zeros(2, np.float32)), "buffers [], expected ['b']"),
-    "buffer's shape": (report(1, [0, 0], b=np.zeros(3, np.float32)), "buffer b of shape (3,), expected ()"),
+    "buffer's shape": (
+        report(1, [0, 0], b=np.zeros(3, np.float32)),
+        "buffer b is float32 of shape (3,), expected float32 of shape ()",
+    ),
     "buffer's value": (report(1, [0, 0], b=np.array(math.inf, np.float32)), "non-finite buffer b"),
     "wrong message": (Slopes(round=1, phase=0, client=1, slopes=np.zeros(2, np.float32)), "sent Slopes"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -88,6 +88,14 @@ class Samples:
         if augment is not None:
             x = crop_and_flip(x, augment)
         return (x if self._plain else self._normalised(x)), self._y.index_select(0, rows)
+
+    def chunks(
+        self, indices: NDArray[np.int64] | None = None, *, size: int = 256
+    ) -> Iterator[tuple[Shaped[Tensor, "b ..."], Shaped[Tensor, "b ..."]]]:
+        """The samples at ``indices`` (all where left out), in order, in chunks of like length, ``size`` at most."""
+        indices = np.arange(len(self)) if indices is None else indices
+        for part in np.array_split(indices, max(1, -(-len(indices) // size))):
+            yield self.batch(part)
 
     def _normalised(self, x: Tensor) -> Tensor:
         if x.dtype == torch.uint8:

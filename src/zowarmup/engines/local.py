@@ -59,12 +59,12 @@ class Local:
         )
         try:
             return phase.work(request, client)
-        except ZOWarmUpError:
-            raise
         except Exception as error:
+            what = error.message if isinstance(error, ZOWarmUpError) else f"{type(error).__name__}: {error}"
+            where = f"round {request.round}, phase {request.phase} ({phase.settings.kind}), client {request.client}"
             raise ClientError(
-                f"round {request.round}, phase {request.phase} ({phase.settings.kind}), client {request.client}: "
-                f"{type(error).__name__}: {error}",
+                f"{where}: {what}",
+                hint=getattr(error, "hint", None),
                 client=request.client,
                 round=request.round,
                 phase=request.phase,

@@ -170,7 +170,7 @@ def screen(
         elif report.round != round:
             reason = f"reported for round {report.round}"
         elif report.client in seen:
-            reason = "reported twice; the first counts"
+            continue  # the first counts
         elif not isinstance(report, kind):
             reason = f"sent {type(report).__name__}, expected {kind.__name__}"
         else:

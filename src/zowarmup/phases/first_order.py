@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zowarmup.draws import Draw
+from zowarmup.model import cuda_precision
 from zowarmup.phases.base import Blobs, Client, Closed, Passes, Scope, screen
 from zowarmup.protocol import Replacement, Report, Request, Weights
 from zowarmup.recipe import FirstOrder
@@ -38,7 +40,8 @@ class FirstOrderPhase:
         model.bind(weights)
         model.load_buffers(client.state.buffers)
         model.module.train()
-        self._train(weights, request.round, client)
+        with _generator(client.draw("module", request.round), weights.device):
+            self._train(weights, request.round, client)
         buffers = {name: buffer.cpu().numpy() for name, buffer in model.buffers().items()}
         return Weights(
             round=request.round,
@@ -68,6 +71,9 @@ class FirstOrderPhase:
             mean = weights.div_(total)
             means = {name: _mean(buffer, total, state.buffers[name]) for name, buffer in buffers.items()}
             after = self._server_step(state, mean, means)
+            if not bool(torch.isfinite(after.weights).all()):  # each client's are finite, but the step they make is not
+                refused |= dict.fromkeys(participants, "the server's step is not finite")
+                participants, after = [], state
         snapshot = after.digest()
         entry = Replacement(
             round=round,
@@ -113,19 +119,22 @@ class FirstOrderPhase:
     def _batches(self, round: int, client: Client) -> Iterator[tuple[Tensor, Tensor]]:
         count = len(client.indices)
         size = count if self.settings.batch == "all" else self.settings.batch
+        starts = list(range(0, count, size))
+        if len(starts) > 1 and count % size == 1 and client.model.has_batch_norm:
+            starts.pop()  # one sample has no variance: it joins the batch before it
         step = 0
         for epoch in range(self.settings.epochs):
             order = client.draw("batches", round, epoch).permutation(count)
-            for start in range(0, count, size):
+            for start, stop in zip(starts, [*starts[1:], count], strict=True):
                 augment = client.draw("augment", round, step) if self.settings.augment == "standard" else None
-                yield client.samples.batch(client.indices[order[start : start + size]], augment=augment)
+                yield client.samples.batch(client.indices[order[start:stop]], augment=augment)
                 step += 1
 
     def _server_step(self, state: State, mean: Tensor, buffers: dict[str, Tensor]) -> State:
         """The state after the round, from the float64 mean of the clients' weights."""
         settings = self.settings
         phase: dict[str, float | Tensor] = {}
-        if settings.server != "fedavg" or settings.server_lr != 1.0:
+        if settings.server != "fedavg" or settings.server_lr not in (None, 1.0):
             before = state.weights.cpu().double()
             delta = mean.sub_(before)
             if settings.server == "fedavg":
@@ -138,7 +147,7 @@ class FirstOrderPhase:
                 v = settings.beta2 * _moment(state, "v", delta, start) + (1 - settings.beta2) * delta.square()
                 phase["m"], phase["v"] = m, v
                 step = m / (v.sqrt() + settings.adaptivity)
-            mean = before.add_(step, alpha=settings.server_lr)
+            mean = before.add_(step, alpha=settings.server_lr or 1.0)
         return State(mean.float().to(state.weights.device), buffers, phase)
 
 
@@ -157,11 +166,16 @@ def _fault(report: Weights, state: State) -> str | None:
     if report.buffers.keys() != state.buffers.keys():
         return f"buffers {sorted(report.buffers)}, expected {sorted(state.buffers)}"
     for name, buffer in state.buffers.items():
-        if report.buffers[name].shape != tuple(buffer.shape):
-            return f"buffer {name} of shape {report.buffers[name].shape}, expected {tuple(buffer.shape)}"
+        form, expected_form = _form(torch.from_numpy(report.buffers[name])), _form(buffer)
+        if form != expected_form:
+            return f"buffer {name} is {form}, expected {expected_form}"
         if not np.isfinite(report.buffers[name]).all():
             return f"non-finite buffer {name}"
     return None
+
+
+def _form(buffer: Tensor) -> str:
+    return f"{str(buffer.dtype).removeprefix('torch.')} of shape {tuple(buffer.shape)}"
 
 
 def _empty_sum(buffer: Tensor) -> Tensor:
@@ -202,17 +216,19 @@ def _gradients(parameters: Sequence[Tensor], gradient: Tensor) -> Iterator[None]
 
 
 @contextlib.contextmanager
-def _precision(precision: str, device: torch.device) -> Iterator[None]:
+def _generator(draw: Draw, device: torch.device) -> Iterator[None]:
+    """While open, what a module draws from torch's generators (dropout) follows from the key alone."""
+    devices = [device] if device.type in ("cuda", "mps") else []
+    with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
+        torch.manual_seed(draw.key() & (2**63 - 1))
+        yield
+
+
+def _precision(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
     """While open, CUDA's matrix products use TF32 where the recipe says so."""
-    if precision != "tf32" or device.type != "cuda":
-        yield
-        return
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    if precision == "tf32" and device.type == "cuda":
+        return cuda_precision("tf32")
+    return contextlib.nullcontext()
 
 
 def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:

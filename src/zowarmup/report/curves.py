@@ -138,7 +138,7 @@ def shade_phases(ax: Axes, run: RunRecord, *, falling: bool) -> None:
 
 def _by_round(figure: Figure, run: RunRecord, lines: Sequence[Series]) -> None:
     ax = axes(figure, _LEFT, _RIGHT, _BOTTOM, _TOP)
-    ax.set_xlim(0, max(run.summary["rounds"], run.last_round, 1))
+    ax.set_xlim(0, max(run.planned_rounds, run.last_round, 1))
     evaluated, ends, seen = thin(run.evaluated, _POINTS), [], []
     share = run.classification and lines[0][0] != "loss"
     show = words.percent if share else words.number

@@ -101,6 +101,7 @@ class Summary(TypedDict):
     federation: Federation
     parameters: NotRequired[int | None]
     net: NotRequired[str | None]
+    planned_rounds: NotRequired[int]
     input_shape: NotRequired[list[int]]
     classes: NotRequired[int | None]
     device: NotRequired[str | None]
@@ -128,6 +129,11 @@ class RunRecord:
     summary: Summary
     metrics: list[Round]
     recipe: str
+
+    @property
+    def planned_rounds(self) -> int:
+        """Rounds that the recipe asks for."""
+        return self.summary.get("planned_rounds", self.summary["rounds"])
 
     @property
     def recipe_path(self) -> Path:

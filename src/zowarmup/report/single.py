@@ -59,9 +59,9 @@ def notices(run: RunRecord) -> Iterator[str]:
     """What a reader must know before the numbers, as plain text."""
     summary = run.summary
     if summary["status"] == "interrupted":
-        yield f"Interrupted after round {run.last_round} of {summary['rounds']}: the numbers are those of that point."
+        yield f"Interrupted after round {run.last_round} of {run.planned_rounds}: the numbers are those of that point."
     if summary["status"] == "failed":
-        yield f"The run failed after round {run.last_round} of {summary['rounds']}: read the numbers with care."
+        yield f"The run failed after round {run.last_round} of {run.planned_rounds}: read the numbers with care."
     if refused := summary.get("refused"):
         yield (
             f"{words.plural(refused, 'report')} of clients {'was' if refused == 1 else 'were'} refused by the server "
