@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -322,3 +324,43 @@ def test_a_task_of_ones_own_sets_loss_and_score():
     assert trained.summary["classes"] is None
     assert trained.summary["final"]["loss"] < 0.1 * float(np.square(y[150:]).mean())
     assert "class_accuracy" not in trained.summary["final"]
+
+
+def test_overrides_and_seed_apply_to_a_recipe_that_is_one_already():
+    recipe = short(phase__0__rounds=1, phase__1__rounds=1)
+    trained = zowarmup.run(recipe, overrides={"phase.1.rounds": np.int64(2)}, seed=4)
+    assert (trained.summary["rounds"], trained.summary["seed"]) == (3, 4)
+    assert len(repr(trained)) < 1000
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5])
+def test_a_seed_out_of_range_is_refused(seed):
+    with pytest.raises(RecipeError, match=r"\$\.seed"):
+        recipes.load("digits", overrides={"seed": seed})
+
+
+def test_what_is_given_must_be_of_its_kind():
+    """In a process of its own: here, arguments of a wrong type do not even reach the function."""
+    code = """
+import zowarmup
+for given in ({"model": "mlp"}, {"data": ([1], [2])}):
+    try:
+        zowarmup.run("digits", **given)
+    except zowarmup.ZOWarmUpError as error:
+        print(type(error).__name__, error.message, sep=": ")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "ModelError: model is a str, expected a torch.nn.Module",
+        "DataError: data is a tuple, expected a Dataset",
+    ]
+
+
+def test_the_report_says_why_reports_were_refused_and_counts_turns(tmp_path):
+    recipe = recipes.load("digits-zo-scratch", overrides={"phase.0.rounds": 3, "phase.0.cohort": 7})
+    trained = zowarmup.run(recipe, data=spoilt(recipe, 1e38, range(20)), model=Breaks(), out=tmp_path / "run")
+    turns = trained.summary["turns"]
+    assert turns["high"] + turns["low"] == 21
+    text = (tmp_path / "run" / REPORT).read_text()
+    assert "non-finite slopes (21 times)" in text
+    assert "Every report of the zeroth-order phase was refused: it did nothing." in text

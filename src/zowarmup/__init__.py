@@ -63,6 +63,10 @@ if TYPE_CHECKING:
     from zowarmup.trained import Trained, load
 
 
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__", "data", "errors", "recipes"])
+
+
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         if importlib.util.find_spec(f"zowarmup.{name}") is not None:

@@ -13,6 +13,7 @@ from zowarmup import recipes
 from zowarmup.data import Dataset
 from zowarmup.directions import Directions
 from zowarmup.engines import Engine, Local
+from zowarmup.errors import DataError, ModelError
 from zowarmup.experiment import Experiment, arithmetic, choose_device, prepare
 from zowarmup.metrics import evaluate, validate
 from zowarmup.protocol import Report
@@ -47,7 +48,7 @@ def run(
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         model: in the place of the recipe's net: any module with fp32 parameters; it is trained in place.
         data: in the place of the recipe's source: see :func:`zowarmup.from_arrays`.
-        overrides: recipe values by path, ``{"phase.1.eps": 1e-3}``; where ``recipe`` is a name or a path.
+        overrides: recipe values by path, ``{"phase.1.eps": 1e-3}``.
         callbacks: called after every round.
         force: replace an earlier run in ``out``.
         directions: another backend of directions, for instance the readable reference.
@@ -61,9 +62,7 @@ def run(
         RunError: a run that began failed; the directory keeps the rounds until then, and says so.
         KeyboardInterrupt: passed on after the directory has been made readable.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = recipes.load(recipe, overrides=overrides)
-    recipe = _given(recipe, seed, model, data)
+    recipe = _given(_resolved(recipe, overrides, seed), model, data)
     if out is not None:
         check(Path(out), force=force)
     with arithmetic(recipe, choose_device(device)):
@@ -105,10 +104,26 @@ def rounds(experiment: Experiment, engine: Engine) -> Iterator[Round]:
             yield Round(number, phase, entry, state, traffic, _evaluate(experiment, state) if due else {})
 
 
-def _given(recipe: Recipe, seed: int | None, model: nn.Module | None, data: Dataset | None) -> Recipe:
-    """The recipe that says what was passed from Python."""
+def _resolved(recipe: Recipe | str | Path, overrides: Mapping[str, Any] | Iterable[str], seed: int | None) -> Recipe:
+    """The recipe with everything in its place that was put there, checked as a whole."""
+    if not isinstance(recipe, Recipe):
+        recipe = recipes.load(recipe, overrides=overrides)
+    elif overrides:
+        recipe = recipes.parse(recipes.to_toml(recipe), name=recipe.name, overrides=overrides)
     if seed is not None:
-        recipe = msgspec.structs.replace(recipe, seed=seed)
+        recipe = recipes.parse(recipes.to_toml(recipe), name=recipe.name, overrides={"seed": seed})
+    return recipe
+
+
+def _given(recipe: Recipe, model: nn.Module | None, data: Dataset | None) -> Recipe:
+    """The recipe that says what was passed from Python."""
+    if model is not None and not isinstance(model, nn.Module):
+        raise ModelError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
+    if data is not None and not isinstance(data, Dataset):
+        raise DataError(
+            f"data is a {type(data).__name__}, expected a Dataset",
+            hint="zowarmup.from_arrays((x_train, y_train), (x_test, y_test)) makes one",
+        )
     if model is not None:
         recipe = msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, net=GIVEN, args={}))
     if data is not None:

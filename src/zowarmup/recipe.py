@@ -80,7 +80,7 @@ class Data(_Table, frozen=True, kw_only=True):
     """`"digits"` (embedded in scikit-learn), `"parquet"`, `"hub"`, `"python:module:function"`, or `"given"`: passed to
     `zowarmup.run` as `data`."""
     path: str | None = None
-    """For `parquet`: a folder with files named `...train...` and `...test...`."""
+    """For `parquet`: a folder with files named `...train...` and `...test...`; relative to the current folder."""
     name: str | None = None
     """For `hub`: the Hugging Face dataset, for instance `"uoft-cs/cifar10"`."""
     image_column: str | None = None
@@ -123,7 +123,9 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
     """`"mlp"`, `"cnn"`, `"lenet"`, `"resnet18"`, `"vit"`, `"python:module:callable"`, or `"given"`: passed to
     `zowarmup.run` as `model`."""
     args: dict[str, Any] = {}
-    """Keyword arguments of the net, for instance `{ hidden = [32], norm = "group" }`."""
+    """Keyword arguments of the net: `hidden = [32]` for `mlp`; `widths = [16, 32, 64]` and `groups` for `cnn`; `norm`
+    (`"batch"` or `"group"`), `groups` and `width` for `resnet18`; `patch`, `width`,
+    `depth` and `heads` for `vit` (18.9 million parameters as it stands); those of your callable."""
     batch_norm: Literal["frozen", "batch"] | None = None
     """What zeroth-order forwards normalise with, required for a model with BatchNorm: the pivot's running statistics
     (`frozen`; without a warm-up those are still 0 and 1), or the batch's own (`batch`: running ones stay as they are;
@@ -246,7 +248,7 @@ class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True,
     """`two-sided`: 2 S forward passes, error of order eps squared (the paper). `one-sided`: S + 1."""
     step: Literal["plain", "rms"] = "plain"
     """`plain`: the mean of slopes (the paper). `rms`: divided by their running root mean square, so that one `lr`
-    (.03 to .05) fits most nets."""
+    (.03 to .05) fits most nets where a round has many directions for its parameters; with few, start at .01."""
     rms_decay: Decay = 0.95
     """For `rms`: v = rms-decay v + (1 - rms-decay) sum of squared slopes; starts at its first value. A finite slope
     that is far off (1e3 times the others) keeps v large, and steps small, for tens of rounds."""

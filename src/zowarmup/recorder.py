@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -72,8 +72,8 @@ class Progress:
     """Index in the recipe; None for round 0."""
     metrics: Mapping[str, Any]
     """The round's line in metrics.jsonl; accuracy and its kin only where the round was evaluated."""
-    state: State
-    experiment: Experiment
+    state: State = field(repr=False)
+    experiment: Experiment = field(repr=False)
 
 
 Callback = Callable[[Progress], None]
@@ -94,6 +94,8 @@ class Recorder:
         self._phases: list[dict[str, Any]] = []
         self._peak = Peak(experiment.model.device)
         self._highest = 0
+        self._fedavg: dict[str, int] = {}
+        self._turns: dict[str, int] = {}
         self._start = time.perf_counter()
 
     def record(self, rounds: Iterator[Round], callbacks: Sequence[Callback]) -> Trained:
@@ -120,6 +122,7 @@ class Recorder:
 
     def _add(self, round: Round) -> dict[str, Any]:
         """Note a round."""
+        self._fedavg, self._turns = dict(round.traffic.fedavg), dict(round.traffic.turns)  # of finished rounds
         line = round.line() | {"seconds": round_seconds(time.perf_counter() - self._start)}
         self._lines.append(line)
         if self._directory is not None:
@@ -169,7 +172,6 @@ class Recorder:
     def _summary(self, last: Round, cause: BaseException | None) -> dict[str, Any]:
         experiment, recipe, line = self._experiment, self._experiment.recipe, self._lines[-1]
         evaluated = next(line for line in reversed(self._lines) if "accuracy" in line)
-        fedavg = last.traffic.fedavg
         summary = {
             "format": report.FORMAT,
             "status": _status(cause),
@@ -191,7 +193,8 @@ class Recorder:
             "final": {name: evaluated[name] for name in evaluated if name in _FINAL},
             "final_round": evaluated["round"],
             "bytes": {"uplink": line["uplink_bytes"], "downlink": line["downlink_bytes"]},
-            "fedavg_bytes": {"uplink": dict(fedavg), "downlink": dict(fedavg)},
+            "fedavg_bytes": {"uplink": self._fedavg, "downlink": self._fedavg},
+            "turns": self._turns,
             "federation": _federation(experiment),
             "refused": sum(row["refused"] for row in self._phases),
             "peak_memory_bytes": self._highest,

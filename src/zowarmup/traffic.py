@@ -19,7 +19,7 @@ class Traffic:
     """Counts since the run began, each by tier.
 
     ``uplink`` and ``downlink`` are payload bytes; ``fedavg`` is what FedAvg would have sent with the same cohorts, in
-    each direction; ``forward`` and ``backward`` are samples.
+    each direction; ``forward`` and ``backward`` are samples; ``turns`` is how often a client took part.
 
     Args:
         tiers: ``"high"`` or ``"low"`` for every client.
@@ -32,13 +32,16 @@ class Traffic:
         self._position = [_NEVER] * len(tiers)  # the last round whose state a client holds
         self._snapshot = 0  # the last round that only a snapshot brings across
         self._entries = [0]  # bytes of all entries up to a round
-        self.uplink, self.downlink, self.fedavg, self.forward, self.backward = ({"high": 0, "low": 0} for _ in range(5))
+        self.uplink, self.downlink, self.fedavg, self.forward, self.backward, self.turns = (
+            {"high": 0, "low": 0} for _ in range(6)
+        )
 
     def ask(self, request: Request, passes: Passes) -> None:
         """A request for some work goes out, behind what its client needs to catch up."""
         tier = self._tiers[request.client]
         self.downlink[tier] += request.payload_bytes + self.catch_up(request.client, request.round - 1)
         self.fedavg[tier] += self._model_bytes
+        self.turns[tier] += 1
         self.forward[tier] += passes.forward
         self.backward[tier] += passes.backward
         self._position[request.client] = request.round - 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ class Trained:
         out: the run directory, or None.
     """
 
-    recipe: Recipe
-    summary: Mapping[str, Any]
-    metrics: Sequence[Mapping[str, Any]]
+    recipe: Recipe = field(repr=False)
+    summary: Mapping[str, Any] = field(repr=False)
+    metrics: Sequence[Mapping[str, Any]] = field(repr=False)
     module: nn.Module
     out: Path | None = None
 

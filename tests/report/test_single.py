@@ -106,7 +106,7 @@ def test_notices(make):
     run = report.load_run(make(stop=120, status="interrupted", refused=2, nan_from=100))
     assert list(single.notices(run)) == [
         "Interrupted after round 120 of 200: the numbers are those of that point.",
-        "2\xa0reports of clients were refused by the server and left out of the average; the phases below say where.",
+        "2\xa0reports of clients were refused by the server and left out of the average: no reason noted.",
         "The test loss is not a finite number in 3 of 13 evaluations, first in round 100.",
     ]
     assert list(single.notices(report.load_run(make("fine")))) == []

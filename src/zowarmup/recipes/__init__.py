@@ -129,6 +129,8 @@ def _override(text: str) -> tuple[str, Any]:
 
 def _set(table: dict[str, Any], path: str, value: Any) -> None:
     """Set a dotted path; numbers index lists, missing tables are made."""
+    if hasattr(value, "item"):  # a NumPy scalar, for instance of a logspace
+        value = value.item()
     *parents, last = path.split(".")
     node: Any = table
     for position, part in enumerate(parents):

@@ -48,6 +48,7 @@ class Scores(TypedDict, total=False):
 class Round(Scores, total=False):
     """A line of metrics.jsonl; counts are sums since the start, scores are there on evaluated rounds."""
 
+    refusals: dict[str, str]
     round: Required[int]
     phase: Required[int | None]
     kind: str | None
@@ -102,6 +103,7 @@ class Summary(TypedDict):
     parameters: NotRequired[int | None]
     net: NotRequired[str | None]
     planned_rounds: NotRequired[int]
+    turns: NotRequired[dict[str, int]]
     input_shape: NotRequired[list[int]]
     classes: NotRequired[int | None]
     device: NotRequired[str | None]
@@ -162,8 +164,10 @@ class RunRecord:
     def low_turns(self) -> float:
         """How often a low-resource client took part, summed over rounds.
 
-        Exact where a cohort is a whole tier or everybody; expected where it is a sample of both tiers.
+        Where an older summary does not say: expected, where a cohort is a sample of both tiers.
         """
+        if turns := self.summary.get("turns"):
+            return float(turns["low"])
         low = self.clients("low")
         share = low / max(1, len(self.summary["federation"]["tiers"]))
         weight = {"high": 0.0, "low": 1.0, "all": share}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from zowarmup.report import classes, curves, measures, words
 from zowarmup.report.canvas import HIGH, INK, LOW, OTHER, kind_colour
 from zowarmup.report.page import card, dot, figure, html_table, page, pairs, save, tile
-from zowarmup.report.records import RunRecord, load_run
+from zowarmup.report.records import PhaseSummary, RunRecord, load_run
 
 
 def write(run_dir: str | Path, out: str | Path | None = None) -> Path:
@@ -65,14 +66,29 @@ def notices(run: RunRecord) -> Iterator[str]:
     if refused := summary.get("refused"):
         yield (
             f"{words.plural(refused, 'report')} of clients {'was' if refused == 1 else 'were'} refused by the server "
-            "and left out of the average; the phases below say where."
+            f"and left out of the average: {_reasons(run)}."
         )
+        useless = [
+            row["kind"] for row in summary["phases"] if (row["refused"] or 0) >= (row["cohort"] or 1) * _rounds(row)
+        ]
+        if useless:
+            yield f"Every report of the {' and the '.join(useless)} phase was refused: it did nothing."
     bad = [line["round"] for line in run.evaluated if not words.defined(line.get("loss"))]
     if bad:
         count = f"{len(bad)} of {len(run.evaluated)} evaluations"
         yield f"The test loss is not a finite number in {count}, first in round {bad[0]}."
     if not run.evaluated:
         yield "No round was evaluated."
+
+
+def _reasons(run: RunRecord) -> str:
+    """Why reports were refused, the most frequent reason first."""
+    found = Counter(reason for line in run.metrics for reason in (line.get("refusals") or {}).values())
+    return "; ".join(f"{reason} ({count:,} times)" for reason, count in found.most_common(5)) or "no reason noted"
+
+
+def _rounds(phase: PhaseSummary) -> int:
+    return phase["last_round"] - phase["first_round"] + 1
 
 
 def _body(run: RunRecord) -> Iterator[str]:
@@ -120,7 +136,7 @@ def _tiles(run: RunRecord) -> Iterator[str]:
             f'<span class="parts"><span>{dot(kind_colour(kind), kind)}</span><span>{words.size(most)}</span></span>'
             for kind, most in _peaks(run).items()
         )
-        yield tile("Peak memory", words.size(peak), parts)
+        yield tile("Peak memory of the process", words.size(peak), parts)
 
 
 def _uplink_tile(run: RunRecord) -> str:
@@ -193,7 +209,7 @@ def _cost(run: RunRecord) -> Iterator[str]:
     fedavg = dot(OTHER, "FedAvg with the same cohorts", hollow=True)
     caption = f"{dot(HIGH, 'high-resource')}, {dot(LOW, 'low-resource')}; {fedavg}"
     yield figure("Bytes beside FedAvg's", measures.traffic(run), f"{caption}. Logarithmic.")
-    text = "The most that the run measured during each phase."
+    text = "The most that this process held, libraries included; `zowarmup plan` has a client's work alone."
     yield figure("Peak memory by phase", measures.memory(run), text, instead="No phase was measured.")
 
 
