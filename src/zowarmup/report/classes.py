@@ -119,13 +119,16 @@ def _bars(figure: Figure, run: RunRecord, shares: list[words.Number]) -> None:
         ticks(ax, marks)
         for k, share in enumerate(shares):
             if words.defined(share):
+                inside = (
+                    share > 0.12
+                )  # at its foot: above it, a number could be taken for the height of the pivot's line
                 ax.annotate(
                     f"{100 * share:.0f}",
-                    (k, max(share, marks.get(k, 0.0))),
-                    (0, 3),
+                    (k, 0.0 if inside else share),
+                    (0, 4),
                     textcoords="offset points",
                     ha="center",
-                    color=dark(LOW if k in held else HIGH),
+                    color="white" if inside else dark(LOW if k in held else HIGH),
                     fontsize=8.5 if len(order) <= 12 else 7,
                 )
         labels = [words.shorten(names[k], 12) if k < len(names) else str(k) for k in order]
