@@ -36,3 +36,7 @@ def test_the_demo_it_shows_is_the_one_that_is_run():
     makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
     demo = re.search(r"compare (.*?) --seeds", makefile)[1].split()
     assert all(name in README for name in demo)
+
+
+def test_nothing_in_it_waits_to_be_filled_in():
+    assert re.findall(r"^[A-Z]{4,}$|TODO|TBD", README, flags=re.MULTILINE) == []
