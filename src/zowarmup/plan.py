@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import torch
 
 from zowarmup import recipes
 from zowarmup.experiment import Experiment, arithmetic, choose_device, prepare
 from zowarmup.held import peak_bytes
-from zowarmup.phases import Client, Passes, Phase
+from zowarmup.loop import local
+from zowarmup.phases import Passes, Phase
 from zowarmup.protocol import Entry, Report, Request
 from zowarmup.recipe import Recipe
 from zowarmup.traffic import Traffic
 
 _QUICK_SECONDS = 0.3  # work shorter than this is done whole, and again, for a better estimate
 _REPEATS = 3
-_CHUNK = 256  # samples that an evaluation is timed on
 _PIECE = 64  # samples of a client's data that its work is timed and weighed on
 
 Tiers = Mapping[str, int]
@@ -175,9 +173,8 @@ def _evaluation_seconds(experiment: Experiment) -> float:
     model, test = experiment.model, experiment.test
     model.bind(experiment.initial.weights)
     model.load_buffers(experiment.initial.buffers)
-    model.module.eval()
-    x, _ = test.batch(np.arange(min(_CHUNK, len(test))))
-    with torch.inference_mode():
+    x, _ = next(test.chunks())
+    with model.evaluation():
         model.module(x)
         return _timed(lambda: model.module(x).cpu()) * len(test) / len(x)
 
@@ -218,7 +215,7 @@ def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluati
 
 def _measure(experiment: Experiment, phase: Phase, request: Request) -> tuple[Report, _Cost]:
     """One client's work on a piece of its data, weighed and timed; where that is quick, all of its work is timed."""
-    client = _client(experiment, request.client)
+    client = local(experiment).client(request.client, experiment.initial)
     piece = dataclasses.replace(client, indices=client.indices[: _piece(phase, len(client.indices))])
     report: list[Report] = []
     working = peak_bytes(lambda: report.append(phase.work(request, piece)), experiment.model.device)
@@ -236,18 +233,6 @@ def _piece(phase: Phase, samples: int) -> int:
     if phase.settings.kind == "zeroth-order":
         batch = min(batch, _PIECE if phase.scope.micro_batch == "all" else phase.scope.micro_batch)
     return min(batch, samples)
-
-
-def _client(experiment: Experiment, index: int) -> Client:
-    return Client(
-        index=index,
-        seed=experiment.recipe.seed,
-        samples=experiment.train,
-        indices=experiment.federation.clients[index].train,
-        model=experiment.model,
-        state=experiment.initial,
-        task=experiment.task,
-    )
 
 
 def _median(requests: Sequence[Request], samples: Sequence[int]) -> Request:

@@ -127,6 +127,8 @@ class Recorder:
         self._lines.append(line)
         if self._directory is not None:
             self._directory.append(line)
+        peak = self._peak.bytes()
+        self._highest = max(self._highest, peak)
         if round.phase is not None and round.entry is not None:
             if len(self._phases) == round.phase.scope.phase:
                 self._phases.append(_phase_row(round.phase, self._lines[-2]["seconds"]))
@@ -134,8 +136,7 @@ class Recorder:
             row["last_round"] = round.number
             row["refused"] += len(round.entry.refused)
             row["seconds"] = round_seconds(line["seconds"] - row["began"])
-            row["peak_memory_bytes"] = self._peak.bytes()
-        self._highest = max(self._highest, self._peak.bytes())
+            row["peak_memory_bytes"] = peak
         if round.phase is None or round.number == round.phase.scope.first_round + round.phase.settings.rounds - 1:
             self._peak.reset()  # the next phase has its own peak
         return line

@@ -47,18 +47,21 @@ class Local:
             made = [self._work(phase, request, state) for request in self.visit(requests)]
             yield from sorted(made, key=lambda report: report.client)
 
-    def _work(self, phase: Phase, request: Request, state: State) -> Report:
-        client = Client(
-            index=request.client,
+    def client(self, index: int, state: State) -> Client:
+        """A client that holds ``state``; all of them share the one model."""
+        return Client(
+            index=index,
             seed=self.seed,
             samples=self.samples,
-            indices=self.federation.clients[request.client].train,
+            indices=self.federation.clients[index].train,
             model=self.model,
             state=state,
             task=self.task,
         )
+
+    def _work(self, phase: Phase, request: Request, state: State) -> Report:
         try:
-            return phase.work(request, client)
+            return phase.work(request, self.client(request.client, state))
         except Exception as error:
             what = error.message if isinstance(error, ZOWarmUpError) else f"{type(error).__name__}: {error}"
             where = f"round {request.round}, phase {request.phase} ({phase.settings.kind}), client {request.client}"
