@@ -18,10 +18,12 @@ import numba
 import numpy as np
 import torch
 
-from zowarmup.directions import Directions, segments, select
+from zowarmup.directions import Directions, Step, segments, select
 
 D = 11_173_962  # ResNet18
 K = 30
+STEPS, PART = 100, D // 10
+"""A replay of 100 steps, on a tenth of the elements: what it takes an element and step does not depend on either."""
 RESULTS = Path(__file__).parent / "results" / "directions.csv"
 ROUNDS = 25
 Seconds = dict[str, float]
@@ -33,6 +35,11 @@ def _perturb(backend: Directions, w: torch.Tensor, out: torch.Tensor) -> None:
 
 def _update(backend: Directions, w: torch.Tensor, _: torch.Tensor) -> None:
     backend.update(w, w, segments=segments([D]), **_directions(), coefficients=_coefficients(), exponent=40)
+
+
+def _replay(backend: Directions, w: torch.Tensor, out: torch.Tensor) -> None:
+    steps = [Step(**_directions(), coefficients=_coefficients(), exponent=40)] * STEPS
+    backend.replay(w[:PART], out[:PART], segments=segments([PART]), steps=steps)
 
 
 def _dots(backend: Directions, v: torch.Tensor, _: torch.Tensor) -> None:
@@ -60,6 +67,7 @@ CASES: dict[str, Case] = {
     "perturb in place": lambda backend, w, out: _perturb(backend, out, out),
     "perturb out of place": _perturb,
     "update": _update,
+    "replay": _replay,
     "dots": _dots,
     "perturb of 10 elements, 1000 times": _small,
 }
@@ -93,11 +101,13 @@ def _write(seconds: Seconds) -> None:
         "perturb in place / add_": f"{seconds['perturb in place'] / seconds['add_']:.2f}",
         "perturb out of place / copy_": f"{seconds['perturb out of place'] / seconds['copy_']:.2f}",
         "update ps per element and seed": f"{seconds['update'] * per_seed:.1f}",
+        "replay ps per element and seed": f"{seconds['replay'] * 1e12 / (PART * STEPS * K):.1f}",
         "dots ps per element and seed": f"{seconds['dots'] * per_seed:.1f}",
         "perturb of 10 elements us": f"{seconds['perturb of 10 elements, 1000 times'] * 1e3:.2f}",
         "add_ ps per element": f"{seconds['add_'] * 1e12 / D:.0f}",
         "d": D,
         "K": K,
+        "replay steps": STEPS,
         "threads": 1,
         "cpu": _cpu(),
         "cores": os.cpu_count(),

@@ -444,7 +444,8 @@ w = torch.zeros(3)
 select("cpu").perturb(w, w, base=0, seed=1, stream=0, c=1.0)
 print(kernels.__file__, type(kernels.perturb._cache).__name__, w.abs().tolist())
 """
-    found = run(code, PYTHONPATH=str(tmp_path), HOME=nowhere, XDG_CACHE_HOME=nowhere, NUMBA_CACHE_DIR="")
+    quick = {"NUMBA_OPT": "0"}  # to compile: what is compiled is not the matter here
+    found = run(code, PYTHONPATH=str(tmp_path), HOME=nowhere, XDG_CACHE_HOME=nowhere, NUMBA_CACHE_DIR="", **quick)
     assert found == f"{tmp_path / 'zowarmup' / 'directions' / 'kernels.py'} NullCache [1.0, 1.0, 1.0]"
 
 
@@ -496,5 +497,14 @@ def test_flushing_in_a_worker_is_refused() -> None:
 
 def test_selection_and_public_names() -> None:
     assert (select("cpu").name, select("cuda:0").name, str(select("cuda:0").device)) == ("numba", "torch", "cuda:0")
-    assert public.__all__ == ["GROUP", "Directions", "Segment", "check_denormals", "quantise", "segments", "select"]
+    assert public.__all__ == [
+        "GROUP",
+        "Directions",
+        "Segment",
+        "Step",
+        "check_denormals",
+        "quantise",
+        "segments",
+        "select",
+    ]
     assert all(hasattr(public, name) for name in public.__all__)

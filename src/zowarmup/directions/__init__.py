@@ -1,8 +1,9 @@
 """Random directions from seeds: zsign/1, one bit a parameter, the same bits on every backend.
 
 A direction is never stored. :meth:`Directions.perturb` adds it to weights, :meth:`Directions.update` adds a whole
-round's, :meth:`Directions.dots` projects a gradient onto them; ``philox`` says in NumPy what they do, ``cpu`` does
-it fast, ``torch_ops`` anywhere. ``docs/spec/directions.md`` is the contract.
+round's, :meth:`Directions.replay` those of many rounds, and :meth:`Directions.dots` projects a gradient onto them;
+``philox`` says in NumPy what they do, ``cpu`` does it fast, ``torch_ops`` anywhere. ``docs/spec/directions.md`` is the
+contract.
 
 >>> import torch
 >>> w = torch.zeros(4)
@@ -17,10 +18,10 @@ import threading
 
 import torch
 
-from zowarmup.directions.contract import GROUP, Directions, Segment, keeps_denormals, quantise, segments
+from zowarmup.directions.contract import GROUP, Directions, Segment, Step, keeps_denormals, quantise, segments
 from zowarmup.errors import DenormalsError
 
-__all__ = ["GROUP", "Directions", "Segment", "check_denormals", "quantise", "segments", "select"]
+__all__ = ["GROUP", "Directions", "Segment", "Step", "check_denormals", "quantise", "segments", "select"]
 
 
 def select(device: str | torch.device, *, threads: int = 1) -> Directions:

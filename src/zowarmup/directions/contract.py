@@ -38,12 +38,25 @@ class Segment(NamedTuple):
     """Index of the first element in direction space."""
 
 
+class Step(NamedTuple):
+    """What one update adds to the weights; :meth:`Directions.replay` takes many of them."""
+
+    seeds: UInt64[ndarray, " K"]
+    """Of the K directions; K may differ from step to step, and be 0."""
+    streams: UInt32[ndarray, " K"]
+    """Index of each direction's draw under its seed."""
+    coefficients: Int32[ndarray, " K"]
+    """A, from :func:`quantise`."""
+    exponent: int
+    """e, from :func:`quantise`."""
+
+
 @runtime_checkable
 class Directions(Protocol):
     """A backend: directions are made again from a seed wherever they are needed, and never stored.
 
-    Backends differ in speed alone: ``perturb`` and ``update`` give the same bits on all of them, and so does
-    ``dots``. Weights are fp32 and contiguous; memory is written behind autograd's back. Indices in direction space
+    Backends differ in speed alone: ``perturb``, ``update`` and ``replay`` give the same bits on all of them, and so
+    does ``dots``. Weights are fp32 and contiguous; memory is written behind autograd's back. Indices in direction space
     are below 2**63. What is out of range, of the wrong dtype or shape, or overlaps by a part, is a ``ValueError``.
     """
 
@@ -84,6 +97,22 @@ class Directions(Protocol):
             segments: by ascending offset, none overlapping another.
             seeds, streams: the K directions.
             coefficients, exponent: A and e, from :func:`quantise`.
+        """
+
+    def replay(
+        self, w: Float[Tensor, " d"], out: Float[Tensor, " d"], *, segments: Sequence[Segment], steps: Sequence[Step]
+    ) -> None:
+        """Write what one ``update`` for each of ``steps`` would, in order: the first from ``w``, others in place.
+
+        The same bits, whatever the steps; without any, a copy. A backend with kernels takes each group of weights
+        through all steps at once, so that memory is read and written once, not once a step. Nothing is written
+        where a step is refused; the ``ValueError`` names it, counting from 0.
+
+        Args:
+            w: the flat weights.
+            out: where to write, as many elements as ``w``; ``w`` itself, or memory apart from it.
+            segments: by ascending offset, none overlapping another; the same for all steps.
+            steps: from the oldest to the newest.
         """
 
     def dots(
@@ -188,27 +217,48 @@ def check_update(
 ) -> None:
     """Raise ``ValueError`` for arguments of ``update`` that the contract refuses."""
     _check_pair(w, out)
-    check_directions(w, segments, seeds, streams)
-    _check_array("coefficients", coefficients, np.int32, seeds.size)
-    if not SMALLEST_EXPONENT <= exponent <= LARGEST_EXPONENT:
-        raise ValueError(f"exponent is {exponent}, expected {SMALLEST_EXPONENT}..{LARGEST_EXPONENT}")
+    _check_segments(segments, w.numel())
+    _check_step("", Step(seeds, streams, coefficients, exponent))
+
+
+def check_replay(w: Tensor, out: Tensor, segments: Sequence[Segment], steps: Sequence[Step]) -> None:
+    """Raise ``ValueError`` for arguments of ``replay`` that the contract refuses."""
+    _check_pair(w, out)
+    _check_segments(segments, w.numel())
+    for at, step in enumerate(steps):
+        _check_step(f"step {at}: ", step)
 
 
 def check_directions(v: Tensor, segments: Sequence[Segment], seeds: ndarray, streams: ndarray) -> None:
     """Raise ``ValueError`` for a vector, segments or directions that the contract refuses."""
     _check_weights("the vector", v)
-    _check_array("seeds", seeds, np.uint64, seeds.size)
-    _check_array("streams", streams, np.uint32, seeds.size)
+    _check_segments(segments, v.numel())
+    _check_pool("", seeds, streams)
+
+
+def _check_segments(segments: Sequence[Segment], numel: int) -> None:
     end = 0
     for at, piece in enumerate(segments):
-        if piece.size < 0 or piece.offset < end or piece.offset + piece.size > v.numel():
+        if piece.size < 0 or piece.offset < end or piece.offset + piece.size > numel:
             raise ValueError(
-                f"segment {at} is elements {piece.offset}..{piece.offset + piece.size}, expected {end}..{v.numel()} "
+                f"segment {at} is elements {piece.offset}..{piece.offset + piece.size}, expected {end}..{numel} "
                 "or a part of it: segments ascend, do not overlap and lie in the vector"
             )
         if not 0 <= piece.base <= LIMIT - piece.size:
             raise ValueError(f"segment {at} has base {piece.base}, expected 0 or more and an end of at most 2**63")
         end = piece.offset + piece.size
+
+
+def _check_step(where: str, step: Step) -> None:
+    _check_pool(where, step.seeds, step.streams)
+    _check_array(f"{where}coefficients", step.coefficients, np.int32, step.seeds.size)
+    if not SMALLEST_EXPONENT <= step.exponent <= LARGEST_EXPONENT:
+        raise ValueError(f"{where}exponent is {step.exponent}, expected {SMALLEST_EXPONENT}..{LARGEST_EXPONENT}")
+
+
+def _check_pool(where: str, seeds: ndarray, streams: ndarray) -> None:
+    _check_array(f"{where}seeds", seeds, np.uint64, seeds.size)
+    _check_array(f"{where}streams", streams, np.uint32, seeds.size)
 
 
 def gaps(segments: Sequence[Segment], numel: int) -> Iterator[slice]:

@@ -24,8 +24,10 @@ from zowarmup.directions.contract import (
     GROUP,
     LIMIT,
     Segment,
+    Step,
     T,
     check_directions,
+    check_replay,
     check_update,
     gaps,
     refuse_device,
@@ -34,6 +36,8 @@ from zowarmup.directions.contract import (
 
 _CHUNK_GROUPS = 16
 _WAVE_GROUPS = 512
+_CALL_WORK = 2**20
+"""Groups x directions in one call into a kernel at most, a third of a second: Ctrl-C is heard between two calls."""
 _WORTH_THREADS = 2 * _CHUNK_GROUPS * GROUP
 
 
@@ -95,20 +99,32 @@ class NumbaDirections:
     ) -> None:
         """See :class:`zowarmup.directions.Directions`."""
         check_update(w, out, segments, seeds, streams, coefficients, exponent)
+        self._replay(w, out, segments, [Step(seeds, streams, coefficients, exponent)])
+
+    def replay(
+        self, w: Float[Tensor, " d"], out: Float[Tensor, " d"], *, segments: Sequence[Segment], steps: Sequence[Step]
+    ) -> None:
+        """See :class:`zowarmup.directions.Directions`."""
+        check_replay(w, out, segments, steps)
+        self._replay(w, out, segments, steps)
+
+    def _replay(self, w: Tensor, out: Tensor, segments: Sequence[Segment], steps: Sequence[Step]) -> None:
         if not (w.is_cpu and out.is_cpu):
             refuse_device("numba", w)
-        segments = segments if seeds.size else ()
-        if w.data_ptr() != out.data_ptr():
+        steps = [step for step in steps if step.seeds.size]  # others keep the bits, -0.0 included
+        segments = segments if steps else ()
+        here, there = w.data_ptr(), out.data_ptr()
+        if here != there:
             for part in gaps(segments, w.numel()):
                 out.detach()[part] = w.detach()[part]
-        groups, scale = _groups(segments), 2.0**-exponent
-        published = (*map(np.ascontiguousarray, (seeds, streams, coefficients)), scale)
-        here, there = w.data_ptr(), out.data_ptr()
+        if not segments:
+            return
+        groups, published = _groups(segments), _published(steps)
 
         def work(start: int, stop: int) -> None:
-            kernels.update(here, there, *groups.part(start, stop), *published)
+            kernels.replay(here, there, *groups.part(start, stop), *published)
 
-        self._pool.share(work, groups.number)
+        self._pool.share(work, groups.number, directions=published.seeds.size)
 
     def dots(
         self,
@@ -142,7 +158,7 @@ class NumbaDirections:
         def work(start: int, stop: int) -> None:
             kernels.dots(address, *wave.part(start, stop), *published, sums[start:stop])
 
-        self._pool.share(work, wave.number)
+        self._pool.share(work, wave.number, directions=total.size)
         total = total.copy()
         kernels.add_in_order(total, sums)
         return total
@@ -179,6 +195,26 @@ def _groups(segments: Sequence[Segment]) -> _Groups:
     return _Groups(*map(np.concatenate, zip(*columns, strict=True)))
 
 
+class _Published(NamedTuple):
+    """Steps as the kernel takes them: directions of all steps in a row, ``bounds[t]`` the first of step t."""
+
+    seeds: UInt64[ndarray, " K"]
+    streams: UInt32[ndarray, " K"]
+    coefficients: Int32[ndarray, " K"]
+    bounds: Int64[ndarray, " T+1"]
+    scales: Float64[ndarray, " T"]
+
+
+def _published(steps: Sequence[Step]) -> _Published:
+    return _Published(
+        np.concatenate([step.seeds for step in steps]),
+        np.concatenate([step.streams for step in steps]),
+        np.concatenate([step.coefficients for step in steps]),
+        np.cumsum([0, *(step.seeds.size for step in steps)], dtype=np.int64),
+        np.array([2.0**-step.exponent for step in steps]),
+    )
+
+
 class _Pool:
     """Threads that share ranges of work with the caller; made when first needed, and again after a fork."""
 
@@ -188,22 +224,34 @@ class _Pool:
         self._executor: ThreadPoolExecutor | None = None
         self._owner = 0
 
-    def share(self, work: Callable[[int, int], None], count: int) -> None:
-        """Call ``work(start, stop)`` over ``range(count)``, by chunks that idle threads take."""
-        if self._threads == 1 or count <= _CHUNK_GROUPS:
-            work(0, count)
-            return
-        chunks = deque(range(0, count, _CHUNK_GROUPS))
+    def share(self, work: Callable[[int, int], None], count: int, *, directions: int = 1) -> None:
+        """Call ``work(start, stop)`` over ``range(count)`` groups, by chunks that idle threads take.
+
+        Args:
+            work: does as much for each group as ``directions`` says.
+            count: groups.
+            directions: for how many directions each group is worked on.
+        """
+        alone = self._threads == 1 or count <= _CHUNK_GROUPS
+        size = max(1, min(count if alone else _CHUNK_GROUPS, _CALL_WORK // max(1, directions)))
+        chunks = deque(range(0, count, size))
 
         def take() -> None:
-            while chunks:
-                try:
-                    start = chunks.popleft()
-                except IndexError:  # another thread was faster
-                    return
-                work(start, min(start + _CHUNK_GROUPS, count))
+            try:
+                while chunks:
+                    try:
+                        start = chunks.popleft()
+                    except IndexError:  # another thread was faster
+                        return
+                    work(start, min(start + size, count))
+            except BaseException:  # Ctrl-C, say: other threads stop, too
+                chunks.clear()
+                raise
 
-        _with_helpers(self._workers(), min(self._threads, len(chunks)) - 1, take)
+        if alone:
+            take()
+        else:
+            _with_helpers(self._workers(), min(self._threads, len(chunks)) - 1, take)
 
     def every_thread(self, work: Callable[[], T]) -> list[T]:
         """Results of ``work`` in the caller and in each worker; a worker waits until all have begun."""

@@ -13,8 +13,10 @@ from torch import Tensor
 from zowarmup.directions.contract import (
     GROUP,
     Segment,
+    Step,
     T,
     check_directions,
+    check_replay,
     check_update,
     gaps,
     refuse_device,
@@ -118,6 +120,15 @@ class NumpyDirections:
                 total += np.where(bit, np.negative([a]), [a])  # arrays wrap silently
             part = slice(offset, offset + size)
             new[part] = old[part] + total.astype(np.float32) * np.float32(2.0**-exponent)
+
+    def replay(
+        self, w: Float[Tensor, " d"], out: Float[Tensor, " d"], *, segments: Sequence[Segment], steps: Sequence[Step]
+    ) -> None:
+        """See :class:`zowarmup.directions.Directions`."""
+        check_replay(w, out, segments, steps)
+        _array(out)[:] = _array(w)
+        for step in steps:
+            self.update(out, out, segments=segments, **step._asdict())
 
     def dots(
         self,

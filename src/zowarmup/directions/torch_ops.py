@@ -14,7 +14,17 @@ from jaxtyping import Float, Float64, Int, Int32, UInt32, UInt64
 from numpy import ndarray
 from torch import Tensor
 
-from zowarmup.directions.contract import GROUP, Segment, T, check_directions, check_update, gaps, refuse_perturb
+from zowarmup.directions.contract import (
+    GROUP,
+    Segment,
+    Step,
+    T,
+    check_directions,
+    check_replay,
+    check_update,
+    gaps,
+    refuse_perturb,
+)
 from zowarmup.directions.philox import MULTIPLIERS, ROUNDS, SIGNS, WEYL
 
 CHUNK = 2**20
@@ -62,6 +72,16 @@ class TorchDirections:
             for seed, stream, a in published:
                 total += _signs(seed, stream, first, size, w.device).mul_(a)
             torch.add(w[part], total.to(torch.float32).mul_(2.0**-exponent), out=out[part])
+
+    @torch.no_grad()
+    def replay(
+        self, w: Float[Tensor, " d"], out: Float[Tensor, " d"], *, segments: Sequence[Segment], steps: Sequence[Step]
+    ) -> None:
+        """See :class:`zowarmup.directions.Directions`."""
+        check_replay(w, out, segments, steps)
+        out.copy_(w)
+        for step in steps:
+            self.update(out, out, segments=segments, **step._asdict())
 
     @torch.no_grad()
     def dots(
