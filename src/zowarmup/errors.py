@@ -10,10 +10,12 @@
         ├── NonFiniteError      a value that must be finite is not
         ├── ClientError         work on one client failed: says which client, round and phase
         ├── DiskError           the run directory could not be written
+        ├── LedgerError         a ledger, or a snapshot of it, that is damaged: says in which round
+        │   └── ReplayMismatch  weights rebuilt from the ledger are not those it says
         └── DenormalsError      the processor flushes denormal numbers to zero
 
 A message says what happened and where, what was expected and what was found; ``hint`` says what to do.
-The values in the message are kept as attributes.
+The values in the message are kept as attributes. ``ZOWarmUpWarning`` is the category of every warning.
 """
 
 from __future__ import annotations
@@ -48,6 +50,10 @@ class ZOWarmUpError(Exception):
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
+
+
+class ZOWarmUpWarning(UserWarning):
+    """Something that a caller should know and that stops nothing."""
 
 
 class UsageError(ZOWarmUpError):
@@ -86,6 +92,14 @@ class ClientError(RunError):
 
 class DiskError(RunError):
     """The run directory could not be written, for instance because the disk is full."""
+
+
+class LedgerError(RunError):
+    """A ledger, or a snapshot of it, that is damaged; ``path`` and, where it has one, ``round`` are attributes."""
+
+
+class ReplayMismatch(LedgerError):  # noqa: N818
+    """Weights rebuilt from the ledger are not those it says; ``round``, ``expected`` and ``got`` are attributes."""
 
 
 class DenormalsError(RunError):

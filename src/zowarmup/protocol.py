@@ -2,12 +2,15 @@
 
 ``payload_bytes`` counts the numbers that a message exists for, without names and framing; ``len(encode(message))`` is
 the whole message. In one process messages are passed as they are; on a network they are encoded with msgpack, strictly
-typed, and nothing is ever unpickled.
+typed, and nothing is ever unpickled. Entries are arrays without names, one encoding each: those bytes are also what the
+ledger keeps (docs/spec/ledger.md).
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from typing import Any, cast
 
 import msgspec
@@ -18,6 +21,8 @@ from zowarmup.errors import RunError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_EXPONENTS = (-66, 100)  # docs/spec/directions.md
 _DTYPES = ("<f4", "<f8", "<f2", "<i8", "<i4", "<i2", "|i1", "|u1", "|b1")
 
 
@@ -81,14 +86,19 @@ class Weights(_Message, frozen=True, kw_only=True):
         return self.weights.nbytes + sum(buffer.nbytes for buffer in self.buffers.values())
 
 
-class _Entry(_Message, frozen=True, kw_only=True):
-    participants: tuple[int, ...]
-    """Clients whose reports count, ascending."""
+class _Entry(_Message, frozen=True, kw_only=True, array_like=True):
+    members: bytes = b""
+    """Clients whose reports count, as :func:`members` packs them."""
     refused: dict[int, str] = {}
-    """Clients whose reports do not, and why."""
+    """Clients whose reports do not, and why; ascending."""
+
+    @property
+    def participants(self) -> tuple[int, ...]:
+        """Clients whose reports count, ascending."""
+        return tuple(np.flatnonzero(np.unpackbits(np.frombuffer(self.members, np.uint8), bitorder="little")).tolist())
 
 
-class Update(_Entry, frozen=True, kw_only=True):
+class Update(_Entry, frozen=True, kw_only=True, tag="update", array_like=True):
     """A zeroth-order round: the update itself, in integers, the same bits for every replica (docs/spec)."""
 
     seed: int
@@ -106,10 +116,12 @@ class Update(_Entry, frozen=True, kw_only=True):
         return 8 + 4 + self.coefficients.nbytes
 
 
-class Replacement(_Entry, frozen=True, kw_only=True):
+class Replacement(_Entry, frozen=True, kw_only=True, tag="replacement", array_like=True):
     """A first-order round: new weights and buffers, in a snapshot of this digest."""
 
     snapshot: str
+    moments: str = ""
+    """Digest of the tensors of the phase state, the server's alone; empty where there are none."""
 
     @property
     def payload_bytes(self) -> int:
@@ -119,10 +131,21 @@ class Replacement(_Entry, frozen=True, kw_only=True):
 
 Report = Slopes | Weights
 Entry = Update | Replacement
-Message = Request | SlopesRequest | Slopes | Weights | Update | Replacement
+Message = Request | SlopesRequest | Report
 
 
-def encode(message: Message) -> bytes:
+def members(clients: Iterable[int]) -> bytes:
+    """Clients as bits: bit ``c & 7`` of byte ``c >> 3`` for client ``c``, without zero bytes at the end.
+
+    >>> members([0, 3, 9]).hex()
+    '0902'
+    """
+    bits = np.zeros(max((chosen := tuple(clients)), default=-1) + 1, np.uint8)
+    bits[list(chosen)] = 1
+    return np.packbits(bits, bitorder="little").tobytes()
+
+
+def encode(message: Message | Entry) -> bytes:
     """The message as msgpack."""
     return _ENCODER.encode(message)
 
@@ -139,8 +162,41 @@ def decode(data: bytes) -> Message:
     """
     try:
         return cast(Message, _DECODER.decode(data))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RunError(f"message of {len(data)} bytes does not decode: {error}") from None
+
+
+def decode_entry(data: bytes) -> Entry:
+    """The entry in ``data``.
+
+    Raises:
+        RunError: not an entry, one that does not have its type's fields, values that no entry has, or not its
+            canonical bytes.
+    """
+    try:
+        entry = cast(Entry, _ENTRIES.decode(data))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"entry of {len(data)} bytes does not decode: {error}") from None
+    if encode(entry) != data or entry.members[-1:] == b"\0" or list(entry.refused) != sorted(entry.refused):
+        raise RunError(f"entry of {len(data)} bytes is not in its canonical form")
+    if (fault := _fault(entry)) is not None:
+        raise RunError(f"entry of {len(data)} bytes does not decode: {fault}")
+    return entry
+
+
+def _fault(entry: Entry) -> str | None:
+    """A value that no entry has, though its type is right."""
+    if isinstance(entry, Replacement):
+        digests = (entry.snapshot, entry.moments) if entry.moments else (entry.snapshot,)
+        wrong = [digest for digest in digests if not _DIGEST.fullmatch(digest)]
+        return f"digest {wrong[0]!r}, expected 64 hexadecimal digits" if wrong else None
+    if not 0 <= entry.seed < 2**64:
+        return f"seed {entry.seed}, expected 64 bits"
+    if entry.coefficients.dtype != np.int32 or entry.coefficients.ndim != 1:
+        return f"coefficients of {entry.coefficients.dtype} and shape {entry.coefficients.shape}, expected int32 (K,)"
+    if not _EXPONENTS[0] <= entry.exponent <= _EXPONENTS[1]:
+        return f"exponent {entry.exponent}, expected {_EXPONENTS[0]} to {_EXPONENTS[1]}"
+    return None
 
 
 def _pack(value: Any) -> Any:
@@ -159,4 +215,5 @@ def _unpack(kind: Any, value: Any) -> NDArray[Any]:
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_pack)
-_DECODER = msgspec.msgpack.Decoder(Message, dec_hook=_unpack)
+_DECODER = msgspec.msgpack.Decoder(Request | SlopesRequest | Slopes | Weights, dec_hook=_unpack)
+_ENTRIES = msgspec.msgpack.Decoder(Entry, dec_hook=_unpack)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -31,25 +35,72 @@ class State:
         """Bytes of weights and buffers: what a snapshot carries."""
         return sum(tensor.nbytes for tensor in (self.weights, *self.buffers.values()))
 
+    def begun(self) -> State:
+        """The same weights and buffers at the beginning of a phase, which remembers nothing yet."""
+        return State(self.weights, self.buffers) if self.phase else self
+
     def weights_digest(self) -> str:
-        """blake2b-256 of the flat fp32 weights, little-endian, as hex."""
-        return _blake2b(_bytes(self.weights))
+        """blake2b-256, as hex, of the digests of the flat fp32 weights' pieces (docs/spec/ledger.md)."""
+        return tree(self.weights).hex()
 
     def digest(self) -> str:
-        """blake2b-256 of weights and buffers, as hex; buffers by name, each behind its name, dtype and shape."""
-        parts: list[memoryview | bytes] = [_bytes(self.weights)]
-        for name, buffer in self.buffers.items():
-            parts += [f"\0{name}\0{buffer.dtype}\0{tuple(buffer.shape)}\0".encode(), _bytes(buffer)]
-        return _blake2b(*parts)
+        """blake2b-256, as hex, of the weights' digest and of each buffer with its name, dtype and shape, by name."""
+        return self._digest
+
+    def moments(self) -> dict[str, Tensor]:
+        """What of the phase state is tensors: the moments of a server optimiser."""
+        return {name: value for name, value in self.phase.items() if isinstance(value, Tensor)}
+
+    @cached_property
+    def _digest(self) -> str:
+        return _blake2b(tree(self.weights), *_frames(self.buffers)).hex()
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    array = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return array.data
+def moments_digest(moments: Mapping[str, Tensor]) -> str:
+    """blake2b-256, as hex, of tensors with their names, dtypes and shapes; empty where there are none."""
+    return _blake2b(*_frames(moments)).hex() if moments else ""
 
 
-def _blake2b(*parts: memoryview | bytes) -> str:
+def tree(tensor: Tensor) -> bytes:
+    """blake2b-256 of the blake2b-256 digests of a tensor's pieces of 2**20 bytes, little-endian.
+
+    Pieces of a large tensor are hashed side by side; hashlib releases the interpreter's lock.
+    """
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    pieces = [content[start : start + _PIECE] for start in range(0, len(content), _PIECE)]
+    threads = min(len(pieces) // 2, _THREADS, os.cpu_count() or 1)
+    if threads <= 1:
+        return _blake2b(*map(_blake2b, pieces))
+    with ThreadPoolExecutor(threads) as pool:
+        return _blake2b(*pool.map(_blake2b, pieces))
+
+
+def _frames(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        for text in (name.encode(), _DTYPES[tensor.dtype].encode()):
+            yield struct.pack("<I", len(text)) + text
+        yield struct.pack(f"<I{tensor.ndim}Q", tensor.ndim, *tensor.shape) + tree(tensor)
+
+
+def _blake2b(*parts: memoryview | bytes) -> bytes:
     hasher = hashlib.blake2b(digest_size=32)
     for part in parts:
         hasher.update(part)
-    return hasher.hexdigest()
+    return hasher.digest()
+
+
+_PIECE = 1 << 20
+_THREADS = 4
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}

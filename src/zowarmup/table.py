@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from zowarmup.directions import Segment, segments
+if TYPE_CHECKING:
+    from zowarmup.directions import Segment
 
 
 @dataclass(frozen=True)
@@ -40,20 +43,66 @@ class Table:
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """Where each parameter lies in the flat vector and in the directions' index space."""
+        from zowarmup.directions import segments  # imports torch, which a reader of a ledger does without
+
         return segments(self.sizes)
 
-    def digest(self) -> str:
-        """blake2b-256 of the table, as hex.
+    def unlike(self, other: Table) -> str:
+        """The first parameter in which another table differs, in words; empty where they are equal."""
+        mine, theirs = (list(zip(table.names, table.shapes, strict=True)) for table in (self, other))
+        for own, expected in itertools.zip_longest(mine, theirs):
+            if own != expected:
+                got, wanted = ("nothing" if each is None else f"{each[0]} {each[1]}" for each in (own, expected))
+                return f"it has {got}, expected {wanted}"
+        return ""
 
-        The canonical bytes are ``zowarmup/table/1``, the number of parameters (u32), then for each its name in UTF-8
-        behind its length (u32), its number of dimensions (u32) and its dimensions (u64), all little-endian.
+    def canonical(self) -> bytes:
+        """The table as bytes.
+
+        ``zowarmup/table/1``, the number of parameters (u32), then for each its name in UTF-8 behind its length (u32),
+        its number of dimensions (u32) and its dimensions (u64), all little-endian.
+        """
+        parts = [_TAG, struct.pack("<I", len(self.names))]
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            text = name.encode()
+            parts += [struct.pack("<I", len(text)), text, struct.pack(f"<I{len(shape)}Q", len(shape), *shape)]
+        return b"".join(parts)
+
+    @classmethod
+    def parse(cls, content: bytes) -> Table:
+        """The table of :meth:`canonical` bytes.
+
+        Raises:
+            ValueError: they are not.
+
+        >>> table = Table(("weight", "bias"), ((2, 3), (2,)))
+        >>> Table.parse(table.canonical()) == table
+        True
+        """
+        names, shapes = [], []
+        try:
+            (count,) = struct.unpack_from("<I", content, len(_TAG))
+            at = len(_TAG) + 4
+            for _ in range(count):
+                (length,) = struct.unpack_from("<I", content, at)
+                names.append(content[at + 4 : at + 4 + length].decode())
+                (dimensions,) = struct.unpack_from("<I", content, at := at + 4 + length)
+                shapes.append(struct.unpack_from(f"<{dimensions}Q", content, at + 4))
+                at += 4 + 8 * dimensions
+        except (struct.error, UnicodeDecodeError, MemoryError) as error:
+            raise ValueError(f"not a tensor table: {error}") from None
+        table = cls(tuple(names), tuple(shapes))
+        if table.canonical() != content:
+            raise ValueError("not a tensor table: something else before, between or behind its rows")
+        return table
+
+    def digest(self) -> str:
+        """blake2b-256 of the canonical bytes, as hex.
 
         >>> Table(("weight",), ((2, 3),)).digest()[:16]
         '69044c7f843b4921'
         """
-        hasher = hashlib.blake2b(b"zowarmup/table/1" + struct.pack("<I", len(self.names)), digest_size=32)
-        for name, shape in zip(self.names, self.shapes, strict=True):
-            text = name.encode()
-            hasher.update(struct.pack("<I", len(text)) + text)
-            hasher.update(struct.pack(f"<I{len(shape)}Q", len(shape), *shape))
-        return hasher.hexdigest()
+        return hashlib.blake2b(self.canonical(), digest_size=32).hexdigest()
+
+
+_TAG = b"zowarmup/table/1"

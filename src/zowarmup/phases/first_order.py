@@ -16,9 +16,9 @@ from torch import Tensor
 from zowarmup.draws import Draw
 from zowarmup.model import cuda_precision
 from zowarmup.phases.base import Blobs, Client, Closed, Passes, Scope, screen
-from zowarmup.protocol import Replacement, Report, Request, Weights
+from zowarmup.protocol import Replacement, Report, Request, Weights, members
 from zowarmup.recipe import FirstOrder
-from zowarmup.state import State
+from zowarmup.state import State, moments_digest
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,10 @@ class FirstOrderPhase:
         entry = Replacement(
             round=round,
             phase=self.scope.phase,
-            participants=tuple(participants),
-            refused=refused,
+            members=members(participants),
+            refused=dict(sorted(refused.items())),
             snapshot=snapshot,
+            moments=moments_digest(after.moments()),
         )
         return Closed(entry, {snapshot: after})
 

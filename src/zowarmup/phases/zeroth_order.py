@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from zowarmup.directions import quantise
 from zowarmup.draws import Draw
 from zowarmup.errors import NonFiniteError
 from zowarmup.estimators import slopes
+from zowarmup.phases.apply import update
 from zowarmup.phases.base import Blobs, Client, Closed, Passes, Scope, screen
-from zowarmup.protocol import Report, Slopes, SlopesRequest, Update
+from zowarmup.protocol import Report, Slopes, SlopesRequest, Update, members
 from zowarmup.recipe import ZerothOrder
 from zowarmup.state import State
 
@@ -88,8 +88,8 @@ class ZerothOrderPhase:
         entry = Update(
             round=round,
             phase=self.scope.phase,
-            participants=tuple(participants),
-            refused=refused,
+            members=members(participants),
+            refused=dict(sorted(refused.items())),
             seed=self._seed(round),
             coefficients=coefficients,
             exponent=exponent,
@@ -98,21 +98,8 @@ class ZerothOrderPhase:
         return Closed(entry, {})
 
     def apply(self, entry: Update, blobs: Blobs, state: State) -> State:
-        """Add the update to the weights; a round without coefficients leaves the state as it was."""
-        count = len(entry.coefficients)
-        if count == 0:
-            return state
-        weights = torch.empty_like(state.weights)
-        self.scope.directions.update(
-            state.weights,
-            weights,
-            segments=self.scope.segments,
-            seeds=np.full(count, entry.seed, np.uint64),
-            streams=np.arange(count, dtype=np.uint32),
-            coefficients=entry.coefficients,
-            exponent=entry.exponent,
-        )
-        return State(weights, state.buffers, entry.state)
+        """See :func:`zowarmup.phases.apply.update`; the same for every zeroth-order phase."""
+        return update(state, entry, segments=self.scope.segments, directions=self.scope.directions)
 
     def passes(self, samples: int) -> Passes:
         """2 S forward passes over the batch, or S + 1."""

@@ -1,0 +1,92 @@
+"""What the links of a ledger are made from; docs/spec/ledger.md says why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_ASIDE = {
+    "data": ("source", "path", "name"),
+    "model": ("weights",),
+    "run": ("snapshot-every", "keep-snapshots", "replay-budget", "sync"),
+}
+_ASIDE_AT_THE_TOP = ("name", "method", "versions")
+
+
+def identity(recipe: Mapping[str, Any]) -> bytes:
+    """What of a resolved recipe bits depend on, as canonical JSON.
+
+    Left out is what changes no bit (names, how often to take snapshots), what other digests cover (where data and first
+    weights lie), and the rounds of the last phase, so that a run may be extended; a cosine's horizon is filled in.
+
+    Args:
+        recipe: tables as TOML gives them, with every default.
+
+    >>> phase = {"kind": "zeroth-order", "rounds": 3, "schedule": "constant"}
+    >>> identity({"name": "x", "seed": 0, "phase": [phase]})
+    b'{"phase":[{"kind":"zeroth-order","schedule":"constant"}],"seed":0}'
+    """
+    kept = {key: value for key, value in recipe.items() if key not in _ASIDE_AT_THE_TOP}
+    for name, keys in _ASIDE.items():
+        if name in kept:
+            kept[name] = {key: value for key, value in kept[name].items() if key not in keys}
+    phases = [dict(phase) for phase in recipe["phase"]]
+    for phase in phases:
+        horizon = phase.pop("schedule-rounds", None) or phase["rounds"]
+        if phase.get("schedule") == "cosine":
+            phase["schedule-rounds"] = horizon
+    del phases[-1]["rounds"]
+    kept["phase"] = phases
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def genesis(identity: bytes, table: bytes, data: bytes) -> bytes:
+    """What the link of round 0 follows from.
+
+    Args:
+        identity: see :func:`identity`.
+        table: canonical bytes of the tensor table.
+        data: digest of data, partition and tiers, 32 bytes.
+    """
+    return _digest(b"zowarmup/ledger/1" + _sized(identity) + _digest(table) + data)
+
+
+def link(previous: bytes, round: int, phase: int, entry: bytes, state: bytes, metrics: bytes) -> bytes:
+    """The link of a round, 32 bytes."""
+    place = struct.pack("<Qi", round, phase)
+    return _digest(b"zowarmup/round/1" + previous + place + _sized(entry) + state + _sized(metrics))
+
+
+def shortened(a: str, b: str) -> tuple[str, str]:
+    """Two digests for a message: 12 digits, or as many as it takes to tell them apart.
+
+    >>> shortened("ab" * 32, "cd" * 32)
+    ('blake2b:abababababab', 'blake2b:cdcdcdcdcdcd')
+    >>> shortened("ab" * 32, "ab" * 7 + "cd" * 25)
+    ('blake2b:abababababababa', 'blake2b:abababababababc')
+    """
+    digits = next((number for number in range(12, len(a)) if a[:number] != b[:number]), len(a))
+    return f"blake2b:{a[:digits]}", f"blake2b:{b[:digits]}"
+
+
+def unlike(a: Any, b: Any, path: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Values that differ, by path."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            yield from unlike(a.get(key), b.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for index, (left, right) in enumerate(zip(a, b, strict=True)):
+            yield from unlike(left, right, f"{path}.{index}")
+    elif a != b:
+        yield path, (a, b)
+
+
+def _sized(content: bytes) -> bytes:
+    return struct.pack("<Q", len(content)) + content
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=32).digest()
