@@ -2,7 +2,7 @@
 
 ZOWarmUp, arXiv:2509.03503v1, Alg. 1. The engines are the fast form of this; a test holds them to it, bit for bit.
 
-    python examples/round.py [RECIPE]      prints the weights_digest that `zowarmup run RECIPE` gives
+    python examples/round.py [RECIPE]      prints the state_digest that `zowarmup run RECIPE` gives
 """
 
 import sys
@@ -84,4 +84,4 @@ def train(recipe):
 if __name__ == "__main__":
     recipe = load_recipe(sys.argv[1] if len(sys.argv) > 1 else "examples/paper-digits.toml")
     with arithmetic(recipe, torch.device("cpu")):
-        print(State(train(recipe)).weights_digest())
+        print(State(train(recipe)).digest())

@@ -175,10 +175,10 @@ def test_an_earlier_comparison_is_replaced_by_force_alone(short, tmp_path: Path,
 def test_a_full_disk_is_told(short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stub(monkeypatch)
 
-    def full(path, content):
+    def full(self, path, content):
         raise DiskError(f"{path}: cannot be written: No space left on device")
 
-    monkeypatch.setattr(compare, "write", full)
+    monkeypatch.setattr(compare.Disk, "write", full)
     with pytest.raises(DiskError, match=r"compare\.json: cannot be written: No space left"):
         compare.compare(short, [0], tmp_path / "x")
 

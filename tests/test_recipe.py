@@ -39,6 +39,16 @@ def test_every_shipped_recipe_reads_and_is_named_like_its_file(name):
     assert recipes.parse(recipes.to_toml(recipe)) == recipe
 
 
+def test_what_keeps_a_run_has_defaults_and_reads_back():
+    settings = recipes.parse(GOOD).run
+    assert (settings.snapshot_every, settings.replay_budget, settings.keep_snapshots) == (1, 1e11, 2)
+    assert (settings.sync, settings.catch_up) == ("full", "bytes")
+    given = ["snapshot-every=3", "replay-budget=0", "keep-snapshots=all", "sync=off", "catch-up=work"]
+    recipe = recipes.parse(GOOD, overrides=[f"run.{pair}" for pair in given])
+    assert recipe.run.keep_snapshots == "all"
+    assert recipes.parse(recipes.to_toml(recipe)) == recipe
+
+
 BAD = {
     "not toml": ("name = ", [], "recipe: not TOML"),
     "unknown key": (GOOD, ["data.colour=1"], "Object contains unknown field `colour` - at `$.data`"),
@@ -56,6 +66,12 @@ BAD = {
     "no clients": (GOOD.replace("clients = 4", ""), [], "`clients` is required unless the partition is natural"),
     "parquet without a path": (GOOD, ["data.source=parquet"], 'source = "parquet" requires `path` - at `$.data`'),
     "hub without a name": (GOOD, ["data.source=hub"], 'source = "hub" requires `name` - at `$.data`'),
+    "snapshots every 0 rounds": (GOOD, ["run.snapshot-every=0"], "Expected `int` >= 1 - at `$.run.snapshot-every`"),
+    "a negative budget": (GOOD, ["run.replay-budget=-1.0"], "Expected `float` >= 0.0 - at `$.run.replay-budget`"),
+    "no snapshots kept": (GOOD, ["run.keep-snapshots=0"], "Expected `int` >= 1 - at `$.run.keep-snapshots`"),
+    "a word for a number of snapshots": (GOOD, ["run.keep-snapshots=none"], "none"),
+    "half a sync": (GOOD, ["run.sync=normal"], "Invalid enum value 'normal' - at `$.run.sync`"),
+    "least of nothing": (GOOD, ["run.catch-up=time"], "Invalid enum value 'time' - at `$.run.catch-up`"),
     "unknown source": (GOOD, ["data.source=disk"], 'not "disk" - at `$.data`'),
     "half a python name": (GOOD, ["data.source='python:module'"], 'not "python:module" - at `$.data`'),
     "unknown task": (GOOD, ["model.task=regression"], 'not "regression" - at `$.model`'),

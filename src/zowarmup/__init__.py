@@ -28,11 +28,14 @@ __all__ = [
     "Task",
     "Trained",
     "ZOWarmUpError",
+    "diff",
     "from_arrays",
     "load",
     "load_recipe",
     "parse_recipe",
+    "resume",
     "run",
+    "verify",
 ]
 
 _WHERE = {
@@ -44,17 +47,22 @@ _WHERE = {
     "Task": ("task", "Task"),
     "Trained": ("trained", "Trained"),
     "ZOWarmUpError": ("errors", "ZOWarmUpError"),
+    "diff": ("difference", "diff"),
     "from_arrays": ("data", "from_arrays"),
     "load": ("trained", "load"),
     "load_recipe": ("recipes", "load"),
     "parse_recipe": ("recipes", "parse"),
+    "resume": ("loop", "resume"),
     "run": ("loop", "run"),
+    "verify": ("proof", "verify"),
 }
 
 if TYPE_CHECKING:
     from zowarmup.data import Dataset, Split, from_arrays
+    from zowarmup.difference import diff
     from zowarmup.errors import ZOWarmUpError
-    from zowarmup.loop import run
+    from zowarmup.loop import resume, run
+    from zowarmup.proof import verify
     from zowarmup.recipe import Recipe
     from zowarmup.recipes import load as load_recipe
     from zowarmup.recipes import parse as parse_recipe

@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 
 from zowarmup import recipes, report
+from zowarmup.disk import Disk
 from zowarmup.errors import OutputError, UsageError
 from zowarmup.recipe import Recipe
-from zowarmup.rundir import check, write
+from zowarmup.rundir import check
 from zowarmup.workers import Job, Step, work
 
 FORMAT = 1
@@ -177,8 +178,9 @@ def write_page(comparison: Comparison) -> None:
     """
     if not comparison.runs:
         return
-    write(comparison.out / TABLE_CSV, report.csv(comparison.rows).encode())
-    write(comparison.out / TABLE_MARKDOWN, report.markdown(comparison.rows).encode())
+    disk = Disk()
+    disk.write(comparison.out / TABLE_CSV, report.csv(comparison.rows).encode())
+    disk.write(comparison.out / TABLE_MARKDOWN, report.markdown(comparison.rows).encode())
     report.compare(comparison.runs, comparison.page)
 
 
@@ -209,7 +211,7 @@ def _write(out: Path, jobs: Sequence[Job], done: Mapping[Job, str | None]) -> Co
     order = [name for name in dict.fromkeys(job.recipe.name for job in jobs) if name in runs]
     failed = {job.name: error for job, error in done.items() if error is not None}
     manifest = _Manifest(format=FORMAT, runs={name: runs[name] for name in order}, failed=failed)
-    write(out / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    Disk().write(out / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
     comparison = read(out)
     write_page(comparison)
     return comparison

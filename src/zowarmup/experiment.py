@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zowarmup import data, nets, phases
+from zowarmup import chain, data, nets, phases, recipes
 from zowarmup.data import Dataset, Federation, Samples
 from zowarmup.directions import Directions, check_denormals, select
 from zowarmup.errors import DataError, ModelError, RecipeError, ZOWarmUpError
 from zowarmup.imports import load_object
+from zowarmup.ledger import Head
 from zowarmup.model import Model, cuda_precision, initialise, load_weights
 from zowarmup.phases import Phase, Scope
 from zowarmup.recipe import GIVEN, Recipe, ZerothOrder
@@ -188,6 +190,44 @@ def with_versions(recipe: Recipe) -> Recipe:
     versions = {name: metadata.version(name) for name in names}
     versions |= {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     return msgspec.structs.replace(recipe, versions=versions)
+
+
+def head(experiment: Experiment) -> Head:
+    """What the ledger of a run begins with."""
+    table, federation = experiment.model.table, experiment.federation
+    text = recipes.to_toml(with_versions(experiment.recipe))
+    counts = federation.class_counts
+    rows = zip(table.names, table.shapes, table.segments, strict=True)
+    return Head(
+        recipe=text,
+        identity=chain.identity(tomllib.loads(text)),
+        table=table,
+        data=federation.digest(),
+        facts={
+            "parameters": table.size,
+            "model_bytes": experiment.initial.model_bytes,
+            "table": [{"name": name, "shape": list(shape), "base": segment.base} for name, shape, segment in rows],
+            "input_shape": list(experiment.train.shape),
+            "classes": federation.classes,
+            "federation": {
+                "tiers": [client.tier for client in federation.clients],
+                "sizes": [int(n) for n in federation.sizes],
+                "class_counts": None if counts is None else counts.tolist(),
+                "class_names": experiment.class_names,
+                "low_held_classes": list(federation.low_held_classes()),
+            },
+        },
+    )
+
+
+def machine(experiment: Experiment) -> dict[str, Any]:
+    """What bits depend on besides the recipe: builds, device, and kind of processor."""
+    return {
+        "versions": with_versions(experiment.recipe).versions,
+        "device": str(experiment.model.device),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "host": platform.node(),
+    }
 
 
 def _check_forward(recipe: Recipe, model: Model, task: Task, train: Samples, dataset: Dataset) -> None:

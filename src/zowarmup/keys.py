@@ -119,7 +119,7 @@ EXAMPLE = _HEADER.split("```toml\n")[1].split("```")[0]
 def tables() -> tuple[Table, ...]:
     """Every table of a recipe, in the order of a recipe.
 
-    >>> [key.name for table in tables() for key in table.keys if table.heading == "[run]"]
+    >>> [key.name for table in tables() for key in table.keys if table.heading == "[run]"][:3]
     ['threads', 'micro-batch', 'evaluate-every']
     """
     return tuple(Table(heading, _unwrap(inspect.getdoc(struct) or ""), _keys(struct)) for heading, struct in _TABLES)

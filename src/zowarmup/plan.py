@@ -24,7 +24,7 @@ from zowarmup.loop import local
 from zowarmup.phases import Passes, Phase
 from zowarmup.protocol import Entry, Report, Request
 from zowarmup.recipe import Recipe
-from zowarmup.traffic import Traffic
+from zowarmup.traffic import COUNTS, Traffic
 
 _QUICK_SECONDS = 0.3  # work shorter than this is done whole, and again, for a better estimate
 _REPEATS = 3
@@ -48,6 +48,7 @@ class PhasePlan:
         uplink_bytes: payload from clients, over the phase, by tier.
         downlink_bytes: payload to clients, catching up included, over the phase, by tier.
         fedavg_bytes: what FedAvg would send, each way, with the same cohorts.
+        replayed_directions: directions that clients regenerate to catch up, each over all parameters, by tier.
         request_seconds: estimate: one client's work in a round, in the mean.
         seconds: estimate: the phase, evaluations included, on this machine and one client after the other.
         working_bytes: estimate: memory of one client's work beside the model it holds: gradients, activations, scratch.
@@ -63,6 +64,7 @@ class PhasePlan:
     uplink_bytes: Tiers
     downlink_bytes: Tiers
     fedavg_bytes: Tiers
+    replayed_directions: Tiers
     request_seconds: float
     seconds: float
     working_bytes: int
@@ -148,7 +150,8 @@ def plan(
 def plan_experiment(experiment: Experiment) -> Plan:
     """The plan of a run that is ready to begin; its model is left bound to some weights or other."""
     federation, state = experiment.federation, experiment.initial
-    traffic = Traffic([client.tier for client in federation.clients], state.model_bytes)
+    tiers = [client.tier for client in federation.clients]
+    traffic = Traffic(tiers, state.model_bytes, least=experiment.recipe.run.catch_up)
     evaluation = _evaluation_seconds(experiment)
     phases = tuple(_plan_phase(experiment, phase, traffic, evaluation) for phase in experiment.phases)
     members = {"high": federation.members("high"), "low": federation.members("low")}
@@ -189,25 +192,23 @@ def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluati
     entry, blobs = phase.close(scope.first_round, (_addressed(report, request) for request in first), state)
     phase.apply(entry, blobs, state)
     server = time.perf_counter() - started
-    before, turns = _counts(traffic), {"high": 0, "low": 0}
+    before = _counts(traffic)
     for number in rounds:
         for request in phase.plan(number, state):
             client = clients[request.client]
             traffic.ask(request, phase.passes(len(client.train)))
             traffic.report(_addressed(report, request))
-            turns[client.tier] += 1
         traffic.commit(_numbered(entry, number))
     after = _counts(traffic)
-    spent = {name: {tier: after[name][tier] - before[name][tier] for tier in turns} for name in after}
+    spent = {name: {tier: after[name][tier] - before[name][tier] for tier in after[name]} for name in after}
     evaluations = sum(number == rounds[-1] or number % experiment.recipe.run.evaluate_every == 0 for number in rounds)
     return PhasePlan(
         kind=phase.settings.kind,
         tier=phase.settings.tier,
         rounds=len(rounds),
         cohort=len(first),
-        turns=turns,
         **spent,
-        request_seconds=cost.scaled(sum(spent["forward_samples"].values())) / sum(turns.values()),
+        request_seconds=cost.scaled(sum(spent["forward_samples"].values())) / sum(spent["turns"].values()),
         seconds=cost.scaled(sum(spent["forward_samples"].values())) + len(rounds) * server + evaluations * evaluation,
         working_bytes=cost.working_bytes,
     )
@@ -251,7 +252,8 @@ def _numbered(entry: Entry, number: int) -> Entry:
 
 
 def _counts(traffic: Traffic) -> dict[str, dict[str, int]]:
-    return {name: dict(tiers) for name, tiers in traffic.counts().items()} | {"fedavg_bytes": dict(traffic.fedavg)}
+    counts = traffic.counts()
+    return {name: dict(zip(("high", "low"), getattr(counts, name), strict=True)) for name in COUNTS}
 
 
 def _timed(action: Callable[[], object]) -> float:

@@ -150,6 +150,20 @@ class RunSettings(_Table, frozen=True, kw_only=True):
     """Samples in one forward pass of a zeroth-order evaluation; bounds memory. `"all"`: the client's whole batch."""
     evaluate_every: Count = 10
     """Rounds between evaluations on the test set; the end of a phase is always evaluated."""
+    snapshot_every: Count = 1
+    """Rounds of a first-order phase between two snapshots of the weights on disk. With more, a run that was killed runs
+    up to that many rounds again when it is resumed."""
+    replay_budget: NonNegative = 1e11
+    """A zeroth-order phase takes a snapshot when replaying the rounds since the last would regenerate more than this
+    many directions x parameters; 1e11 is about 8 seconds of one core."""
+    keep_snapshots: Count | Literal["all"] = 2
+    """How many of the newest snapshots are kept, beside those of round 0 and of the ends of phases."""
+    sync: Literal["full", "off"] = "full"
+    """`full`: a round that is done is on the disk. `off`: it is with the operating system, which survives a killed
+    process and not a power cut."""
+    catch_up: Literal["bytes", "work"] = "bytes"
+    """What a client that missed rounds is sent: entries or a snapshot, whichever is fewer `bytes`, or makes it
+    regenerate fewer directions (`work`)."""
 
 
 class _Scheduled(_Table, frozen=True, kw_only=True):

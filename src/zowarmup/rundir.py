@@ -1,18 +1,24 @@
-"""The run directory: what a run leaves behind, written so that a crash leaves whole files."""
+"""The run directory: the ledger and its snapshots, one writer at a time, and the files that are made from them."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+import socket
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
+import filelock
 import msgspec
 
-from zowarmup.errors import DiskError, OutputError
+from zowarmup.disk import Disk, writing
+from zowarmup.errors import OutputError, ZOWarmUpError
+from zowarmup.ledger import FILES as LEDGER
+from zowarmup.ledger import Head, Ledger
+from zowarmup.writers import LOCK, locked
 
 RECIPE, METRICS, SUMMARY, MODEL, REPORT = (
     "run.toml",
@@ -21,10 +27,13 @@ RECIPE, METRICS, SUMMARY, MODEL, REPORT = (
     "model.safetensors",
     "report.html",
 )
+_DERIVED = (RECIPE, METRICS, SUMMARY, MODEL, REPORT)
+_UNBORN = {LOCK, f".{LEDGER[0]}", f".{LEDGER[0]}-journal"}
+"""What a run leaves that was killed before it had a ledger."""
 
 
 def check(path: Path, *, force: bool = False) -> None:
-    """Refuse a directory that cannot hold a run; writes nothing.
+    """Refuse a directory that cannot hold a new run; writes nothing.
 
     Raises:
         OutputError: it is a file, is not empty (and not ``force``), or cannot be looked at.
@@ -34,46 +43,116 @@ def check(path: Path, *, force: bool = False) -> None:
             raise OutputError(f"{path}: cannot be written to: no permission", path=path)
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: is a file, expected a directory", path=path)
-        if not force and path.is_dir() and any(path.iterdir()):
-            raise OutputError(
-                f"{path}: exists and is not empty", hint="choose another --out, or --force to replace it", path=path
-            )
+        if not force and path.is_dir() and {entry.name for entry in path.iterdir()} - _UNBORN:
+            hint = "choose another --out, or --force to replace it"
+            if (path / LEDGER[0]).is_file():
+                hint = f"`zowarmup resume {path}` goes on with the run in it; --force replaces it"
+            raise OutputError(f"{path}: exists and is not empty", hint=hint, path=path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be used: {error.strerror}", path=path) from error
 
 
 class RunDirectory:
-    """Writes a run's files; a context manager that closes metrics.jsonl.
+    """A run directory that this process writes; a context manager that closes it. Made by create or open.
 
     Args:
-        path: made with its parents. With ``force``, an earlier run's files in it are removed; other files stay.
-
-    Raises:
-        OutputError: see :func:`check`; or it cannot be written to.
+        path: the folder, which exists.
+        lock: held.
+        ledger: opened to write.
+        disk: what writes files.
     """
 
-    def __init__(self, path: Path, *, force: bool = False) -> None:
+    def __init__(self, path: Path, lock: filelock.BaseFileLock, ledger: Ledger, disk: Disk) -> None:
+        from zowarmup.snapshots import Snapshots  # imports torch, which a directory that is refused does without
+
+        self.path, self._lock, self.ledger, self.disk = path, lock, ledger, disk
+        self.snapshots = Snapshots(path, ledger.head.table)
+        self._metrics: IO[bytes] | None = None
+        self.snapshots.sweep(ledger.files(), disk)
+        for name in _DERIVED:
+            for rest in path.glob(f".{name}.*"):  # an interrupted write's
+                disk.unlink(rest)
+        ledger.note(
+            writer={
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "since": datetime.now().astimezone().isoformat(" ", "seconds"),
+            }
+        )
+
+    @classmethod
+    def create(cls, path: Path, head: Head, *, force: bool = False, disk: Disk) -> RunDirectory:
+        """Begin a run in a folder, made with its parents.
+
+        Args:
+            path: the folder.
+            head: what the ledger begins with.
+            force: remove an earlier run's files; other files stay.
+            disk: what writes files.
+
+        Raises:
+            OutputError: see :func:`check`; or another process writes it, or its file system cannot sync.
+            DiskError: it cannot be written.
+        """
         check(path, force=force)
-        self.path = path
+        fresh = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            for name in (RECIPE, METRICS, SUMMARY, MODEL, REPORT):
-                (path / name).unlink(missing_ok=True)
-            self._metrics: IO[bytes] = (path / METRICS).open("wb", buffering=0)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written to: {error.strerror}", path=path) from error
+        lock = locked(path)
+        try:
+            _clear(path)
+            return cls(path, lock, Ledger.create(path, head, disk=disk), disk)
+        except BaseException:
+            with contextlib.suppress(ZOWarmUpError):
+                _clear(path)
+            _release(path, lock, remove=fresh)
+            raise
+
+    @classmethod
+    def open(cls, path: Path, *, disk: Disk) -> RunDirectory:
+        """Go on writing a run.
+
+        Raises:
+            OutputError: not a run directory, or another process writes it.
+            LedgerError: the ledger is damaged.
+        """
+        Ledger.open(path).close()  # refuses without a trace what is no run directory
+        lock = locked(path)
+        try:
+            return cls(path, lock, Ledger.open(path, disk=disk), disk)
+        except BaseException:
+            lock.release()
+            raise
 
     def __enter__(self) -> RunDirectory:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
-        with disk(self.path / METRICS):
-            self._metrics.close()
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close ledger and metrics.jsonl, and let others write."""
+        if self._metrics is not None:
+            with writing(self.path / METRICS):
+                self._metrics.close()
+            self._metrics = None
+        if self._lock.is_locked:
+            self.ledger.close()
+            self._lock.release()
+
+    def begin(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Make metrics.jsonl anew, to be added to."""
+        self.write(METRICS, b"".join(map(_encoded, lines)))
+        with writing(self.path / METRICS):
+            self._metrics = (self.path / METRICS).open("ab", buffering=0)
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl, whole or not at all; it is with the operating system when this returns."""
-        content = memoryview(msgspec.json.encode(line) + b"\n")
-        with disk(self.path / METRICS):
+        assert self._metrics is not None
+        content = memoryview(_encoded(line))
+        with writing(self.path / METRICS):
             before = self._metrics.tell()
             try:
                 while content:
@@ -84,42 +163,34 @@ class RunDirectory:
 
     def discard(self) -> None:
         """Remove what there is of a run without a round."""
-        with disk(self.path):
-            for name in (RECIPE, METRICS):
-                (self.path / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: other files were there before
-                self.path.rmdir()
+        self.ledger.close()
+        _clear(self.path)
+        _release(self.path, self._lock, remove=True)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file, or leave what was there."""
-        write(self.path / name, content)
+        self.disk.write(self.path / name, content)
 
 
-def write(path: Path, content: bytes) -> None:
-    """Replace a file by way of a temporary one, so that it is whole at every moment.
-
-    Raises:
-        DiskError: for instance, the disk is full; the file is as it was.
-    """
-    with disk(path):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
 
 
-@contextlib.contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Turn an operating system's error into a DiskError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        hint = "free some space; what was written before is readable" if error.errno == errno.ENOSPC else None
-        raise DiskError(f"{path}: cannot be written: {error.strerror}", hint=hint, path=path) from error
+def _clear(path: Path) -> None:
+    """Remove a run's files."""
+    from zowarmup.snapshots import FOLDER
+
+    names = (*_DERIVED, *LEDGER, *_UNBORN - {LOCK})
+    with writing(path):
+        for name in names:
+            (path / name).unlink(missing_ok=True)
+        if (path / FOLDER).is_dir():
+            shutil.rmtree(path / FOLDER)
+
+
+def _release(path: Path, lock: filelock.BaseFileLock, *, remove: bool) -> None:
+    lock.release()
+    if remove:
+        with contextlib.suppress(OSError):  # not empty: other files were there before
+            (path / LOCK).unlink(missing_ok=True)
+            path.rmdir()

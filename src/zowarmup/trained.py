@@ -12,13 +12,17 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from zowarmup import nets, recipes, report
+from zowarmup import nets
 from zowarmup.data import Samples, Split
-from zowarmup.errors import DataError, ModelError
+from zowarmup.errors import DataError, ModelError, OutputError
+from zowarmup.history import History
+from zowarmup.ledger import Ledger
 from zowarmup.model import Model, initialise, load_weights
 from zowarmup.perturbed import evaluating
 from zowarmup.recipe import GIVEN, Recipe
+from zowarmup.replay import Replay
 from zowarmup.rundir import MODEL
+from zowarmup.snapshots import Snapshots
 
 
 @dataclass(frozen=True)
@@ -62,22 +66,38 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Trained:
     """Read a run directory.
 
     Args:
-        path: the directory of a finished or interrupted run.
+        path: the directory of a run, finished or not; its weights are those of the last round in the ledger.
         model: the module, where it was passed to :func:`zowarmup.run`; its weights are replaced.
 
     Raises:
-        OutputError: not a run directory, or a file of it is missing or damaged.
+        OutputError: not a run directory, or one without a round.
+        LedgerError: the ledger, or a snapshot of it, is damaged.
         ModelError: the weights do not fit the module, or the module is needed and was not given.
     """
-    found = report.load_run(path)
-    recipe = recipes.parse(found.recipe, name=str(found.recipe_path))
-    if model is None:
-        if recipe.model.net == GIVEN:
-            raise ModelError(f"{found.path}: this run got its model from Python", hint="zowarmup.load(..., model=)")
-        net, args = recipe.model.net, recipe.model.args
-        shape, classes = tuple(found.summary["input_shape"]), found.summary["classes"]
-        model = initialise(lambda: nets.build(net, input_shape=shape, classes=classes, args=args), recipe.seed)
-    load_weights(Model(model, batch_norm=recipe.model.batch_norm), found.path / MODEL)
-    return Trained(
-        recipe=recipe, summary=found.summary, metrics=tuple(found.metrics), module=model.eval(), out=found.path
-    )
+    path = Path(path)
+    with Ledger.open(path) as ledger:
+        if ledger.last < 0:
+            raise OutputError(f"{path}: has no round yet", hint="`zowarmup resume` starts it", path=path)
+        history = History(ledger)
+        recipe, facts = history.recipe, ledger.head.facts
+        if model is None:
+            if recipe.model.net == GIVEN:
+                raise ModelError(f"{path}: this run got its model from Python", hint="zowarmup.load(..., model=)")
+            net, args = recipe.model.net, recipe.model.args
+            shape, classes = tuple(facts["input_shape"]), facts["classes"]
+            model = initialise(lambda: nets.build(net, input_shape=shape, classes=classes, args=args), recipe.seed)
+        bound = Model(model, batch_norm=recipe.model.batch_norm)
+        if bound.table != ledger.head.table:
+            raise ModelError(f"{path}: the module is another one: {bound.table.unlike(ledger.head.table)}")
+        if (path / MODEL).is_file():
+            load_weights(bound, path / MODEL)  # constants too, which are no part of a state
+        state = Replay(ledger, Snapshots(path, ledger.head.table)).state(ledger.last)
+        bound.bind(state.weights)
+        bound.load_buffers(state.buffers)
+        return Trained(
+            recipe=recipe,
+            summary=history.summary(),
+            metrics=tuple(history.lines()),
+            module=model.eval(),
+            out=path,
+        )

@@ -16,7 +16,7 @@ import tomli_w
 from zowarmup.errors import RecipeError
 from zowarmup.recipe import Recipe
 
-__all__ = ["from_table", "load", "parse", "shipped", "shipped_text", "to_toml"]
+__all__ = ["edit", "from_table", "load", "parse", "shipped", "shipped_text", "to_toml"]
 
 
 def parse(text: str, *, name: str = "recipe", overrides: Mapping[str, Any] | Iterable[str] = ()) -> Recipe:
@@ -40,10 +40,20 @@ def parse(text: str, *, name: str = "recipe", overrides: Mapping[str, Any] | Ite
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{name}: not TOML: {error}") from None
-    pairs = overrides.items() if isinstance(overrides, Mapping) else map(_override, overrides)
-    for path, value in pairs:
-        _set(table, path, value)
+    _apply(overrides, table)
     return from_table(table, name=name)
+
+
+def edit(text: str, overrides: Mapping[str, Any] | Iterable[str], *, name: str = "recipe") -> str:
+    """TOML text with other values in it and every other key as it is; see :func:`parse`.
+
+    Raises:
+        RecipeError: what comes out is no recipe.
+    """
+    table = tomllib.loads(text)
+    _apply(overrides, table)
+    from_table(table, name=name)
+    return tomli_w.dumps(table)
 
 
 def from_table(table: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
@@ -115,6 +125,12 @@ def _names(folder: Any, prefix: str) -> Iterator[str]:
             yield from _names(entry, f"{prefix}{entry.name}/")
         elif entry.name.endswith(".toml"):
             yield prefix + entry.name.removesuffix(".toml")
+
+
+def _apply(overrides: Mapping[str, Any] | Iterable[str], table: dict[str, Any]) -> None:
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(_override, overrides)
+    for path, value in pairs:
+        _set(table, path, value)
 
 
 def _override(text: str) -> tuple[str, Any]:

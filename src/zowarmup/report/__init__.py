@@ -10,8 +10,8 @@ hint: a run directory holds run.toml, metrics.jsonl and summary.json
 from __future__ import annotations
 
 from zowarmup.report.records import FORMAT, RunRecord, load_run
-from zowarmup.report.single import write
+from zowarmup.report.single import render, write
 from zowarmup.report.tables import METRICS, csv, markdown, table
 from zowarmup.report.versus import compare
 
-__all__ = ["FORMAT", "METRICS", "RunRecord", "compare", "csv", "load_run", "markdown", "table", "write"]
+__all__ = ["FORMAT", "METRICS", "RunRecord", "compare", "csv", "load_run", "markdown", "render", "table", "write"]

@@ -7,9 +7,9 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+from zowarmup.disk import Disk
 from zowarmup.errors import OutputError
 from zowarmup.report.canvas import KIND, LOW
-from zowarmup.rundir import write
 
 _COLOURS = f":root {{ --low-fill:{LOW}; --zeroth:{KIND['zeroth-order']}; }}"
 
@@ -77,5 +77,5 @@ def save(out: Path, text: str) -> Path:
     """
     if out.is_dir():
         raise OutputError(f"{out}: expected a file to write the report to, got a folder", path=out)
-    write(out, text.encode())
+    Disk().write(out, text.encode())
     return out

@@ -111,7 +111,6 @@ class Summary(TypedDict):
     refused: NotRequired[int | None]
     peak_memory_bytes: NotRequired[int | None]
     seconds: NotRequired[float | None]
-    weights_digest: NotRequired[str | None]
     state_digest: NotRequired[str | None]
     versions: NotRequired[dict[str, str] | None]
 

@@ -280,7 +280,6 @@ def _provenance(run: RunRecord) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in (summary.get("versions") or {}).items())
     items = [
         ("again", "<code>zowarmup run run.toml</code>"),
-        ("weights", f"<code>{escape(summary.get('weights_digest') or words.UNDEFINED)}</code>"),
         ("state", f"<code>{escape(summary.get('state_digest') or words.UNDEFINED)}</code>"),
         ("versions", escape(versions or words.UNDEFINED)),
         ("device", escape(f"{summary.get('device') or words.UNDEFINED}, {summary.get('threads') or '?'} thread(s)")),
