@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from types import SimpleNamespace
 
 from rich.console import Console
 
@@ -104,3 +105,24 @@ def test_a_comparison_fits_80_columns_and_says_more_where_there_is_room(tmp_path
         assert last[0] == "digits-high-res-only"
         assert "…" not in shown(console)
         assert ("5.0 s" in shown(console)) == time
+
+
+def test_a_resumed_run_begins_where_it_stands() -> None:
+    console, recipe = terminal(), recipes.load("digits", overrides=SHORT)
+    with live.run_view(recipe, quiet=False, done=3, console=console) as view:
+        view._bars.refresh()
+    assert "3/5" in shown(console)
+
+
+def test_a_live_line_of_a_long_run_fits_80_columns_too() -> None:
+    console, recipe = terminal(), recipes.load("digits")
+    metrics = LINE | {"kind": "zeroth-order", "seconds": 150.0}
+    progress = SimpleNamespace(round=1300, rounds=20000, metrics=metrics)
+    with live.run_view(recipe, quiet=False, console=console) as view:
+        view(progress)
+        line = Console(file=io.StringIO(), width=200)
+        line.print(view._bars.get_renderable())
+    text = line.file.getvalue().rstrip().replace("\xa0", " ")
+    assert "1300/20000" in text
+    assert "low tier sent 12 B" in text
+    assert len(text) <= 80

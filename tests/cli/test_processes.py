@@ -47,7 +47,7 @@ def test_a_stopped_run_can_be_read(tmp_path: Path, number: signal.Signals) -> No
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
-    assert err.endswith("zowarmup: interrupted\nthe rounds until then are in x\n")
+    assert err.endswith("zowarmup: interrupted\nthe rounds until then are in x; `zowarmup resume x` goes on\n")
     assert "Traceback" not in err
     summary = zowarmup.load(tmp_path / "x").summary
     assert summary["status"] == "interrupted"
@@ -85,18 +85,20 @@ def test_a_full_disk_is_told_cleanly(tmp_path: Path) -> None:
     script = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
     script += "from zowarmup.cli import main; sys.exit(main(['run', 'digits', '--quiet', '--out', 'x']))"
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert ended.stderr == "zowarmup: x/metrics.jsonl: cannot be written: File too large\n"
+    assert ended.stderr == "zowarmup: x/ledger.db: cannot be written: disk I/O error\n"
     assert (ended.returncode, ended.stdout) == (1, "")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
-    process = start(tmp_path, "recipes", "--keys")
+@pytest.mark.parametrize("arguments", [["recipes", "--keys"], ["export", "a"]], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_error(run_dir, tmp_path: Path, arguments: list[str]) -> None:
+    process = start(tmp_path, *arguments)
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
     with process.stderr as errors:
         assert errors.read() == ""
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=60) == 0
 
 
 def test_module_and_exit_code(tmp_path: Path) -> None:
@@ -105,8 +107,19 @@ def test_module_and_exit_code(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "digts"], ["recipes"], ["run", "digits", "--out", "."]])
-def test_help_lists_and_mistakes_import_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
+LIGHT = [
+    ["--help"],
+    ["run", "digts"],
+    ["recipes"],
+    ["run", "digits", "--out", "."],
+    ["inspect", "a"],
+    ["inspect", "a", "--round", "2"],
+    ["export", "a"],
+]
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
+def test_what_only_looks_and_mistakes_import_nothing_heavy(run_dir, tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "something").touch()
     heavy = ["torch", "numba", "scipy", "sklearn", "matplotlib", "pyarrow", "PIL", "datasets"]
     script = f"import json, sys; from zowarmup.cli import main; main({arguments}); "

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import zowarmup
-from zowarmup import recorder, rundir
+from zowarmup import disk, recorder, rundir
 
 from .conftest import SHORT
 
@@ -52,11 +52,14 @@ report  runs/digits-seed0/report.html
         re.sub(r" +\n", "\n", shown),
     ), shown
     assert sorted(path.name for path in (tmp_path / "runs" / "digits-seed0").iterdir()) == [
+        "ledger.db",
         "metrics.jsonl",
         "model.safetensors",
         "report.html",
         "run.toml",
+        "snapshots",
         "summary.json",
+        "writer.lock",
     ]
 
 
@@ -86,20 +89,12 @@ def test_an_earlier_run_is_replaced_by_force_alone(cli, tmp_path: Path) -> None:
     assert cli("run", "digits", *SHORT, "--quiet", "--out", "x").code == 0
     before = (tmp_path / "x" / "run.toml").read_text()
     ended = cli("run", "digits", *SHORT, "--quiet", "--out", "x", "--seed", "1")
-    message = "zowarmup: x: exists and is not empty\nhint: choose another --out, or --force to replace it\n"
+    hint = "`zowarmup resume x` goes on with the run in it; --force replaces it"
+    message = f"zowarmup: x: exists and is not empty\nhint: {hint}\n"
     assert ended == (2, "", message)
     assert (tmp_path / "x" / "run.toml").read_text() == before
     assert cli("run", "digits", *SHORT, "--quiet", "--out", "x", "--seed", "1", "--force").code == 0
     assert zowarmup.load(tmp_path / "x").summary["seed"] == 1
-
-
-def test_a_report_is_made_again(cli, tmp_path: Path) -> None:
-    cli("run", "digits", *SHORT, "--quiet", "--out", "x")
-    page = tmp_path / "x" / "report.html"
-    before = page.read_bytes()
-    page.unlink()
-    assert cli("report", "x") == (0, "x/report.html\n", "")
-    assert page.read_bytes() == before
 
 
 def test_a_full_disk_is_a_failed_run_that_keeps_its_rounds(cli, tmp_path: Path, monkeypatch) -> None:
@@ -107,7 +102,7 @@ def test_a_full_disk_is_a_failed_run_that_keeps_its_rounds(cli, tmp_path: Path, 
 
     def full(self, line):
         calls.append(line)
-        with rundir.disk(self.path / "metrics.jsonl"):
+        with disk.writing(self.path / "metrics.jsonl"):
             if len(calls) > 2:
                 raise OSError(errno.ENOSPC, "No space left on device")
         append(self, line)
@@ -118,8 +113,8 @@ def test_a_full_disk_is_a_failed_run_that_keeps_its_rounds(cli, tmp_path: Path, 
         1,
         "",
         "zowarmup: x/metrics.jsonl: cannot be written: No space left on device\n"
-        "the rounds until then are in x\n"
-        "hint: free some space; what was written before is readable\n",
+        "the rounds until then are in x; `zowarmup resume x` goes on\n"
+        "hint: free some space; `zowarmup resume` goes on from the last round that was written\n",
     )
     assert json.loads((tmp_path / "x" / "summary.json").read_bytes())["status"] == "failed"
 
@@ -132,7 +127,7 @@ def test_a_failing_client_is_named(cli, tmp_path: Path) -> None:
     assert ended.out == ""
     assert re.fullmatch(
         r"zowarmup: round 1, phase 0 \(first-order\), client \d+: ValueError: out of paper\n"
-        r"the rounds until then are in x\n",
+        r"the rounds until then are in x; `zowarmup resume x` goes on\n",
         ended.err,
     )
     assert zowarmup.load(tmp_path / "x").summary["status"] == "failed"
@@ -161,7 +156,7 @@ def test_ctrl_c_leaves_a_directory_that_can_be_read(cli, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(recorder.Recorder, "_progress", interrupt)
     ended = cli("run", "digits", *SHORT, "--quiet", "--out", "x")
-    assert ended == (130, "", "zowarmup: interrupted\nthe rounds until then are in x\n")
+    assert ended == (130, "", "zowarmup: interrupted\nthe rounds until then are in x; `zowarmup resume x` goes on\n")
     summary = zowarmup.load(tmp_path / "x").summary
     assert (summary["status"], summary["rounds"]) == ("interrupted", 3)
 
@@ -177,7 +172,7 @@ def test_sigterm_is_ctrl_c(cli, tmp_path: Path, monkeypatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(recorder.Recorder, "_progress", terminate)
     ended = cli("run", "digits", *SHORT, "--quiet", "--out", "x")
-    assert ended == (130, "", "zowarmup: interrupted\nthe rounds until then are in x\n")
+    assert ended == (130, "", "zowarmup: interrupted\nthe rounds until then are in x; `zowarmup resume x` goes on\n")
     assert zowarmup.load(tmp_path / "x").summary["status"] == "interrupted"
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -194,7 +189,7 @@ def test_ctrl_c_before_the_first_round_says_nothing_of_a_directory(cli, tmp_path
 @pytest.mark.parametrize("argument", ["--help", "-h"])
 def test_help_teaches(cli, argument: str) -> None:
     ended = cli(argument)
-    for command in ("run", "compare", "report", "plan", "fetch", "recipes"):
+    for command in ("run", "compare", "report", "plan", "fetch", "recipes", "resume", "verify"):
         assert re.search(rf"│ {command} +\w", ended.out)
         assert f"zowarmup {command} " in cli(command, argument).out
     assert (ended.code, ended.err) == (0, "")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
+
+from zowarmup.errors import UsageError, ZOWarmUpWarning
 
 _WIDE = 160  # columns of a table that no terminal limits
 
@@ -53,6 +57,40 @@ def complain(message: str, *, hint: str | None = None, note: str | None = None) 
         console.print(Text.assemble(("hint: ", "bold"), hint), soft_wrap=True)
 
 
+def note(message: str) -> None:
+    """``zowarmup: note: <message>`` on stderr, above a live display if there is one."""
+    sys.stderr.write(f"zowarmup: note: {message}\n")
+
+
+@contextlib.contextmanager
+def warnings_are_notes() -> Iterator[None]:
+    """While open, this package's warnings come as notes; others stay as they are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=ZOWarmUpWarning)
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, ZOWarmUpWarning):
+                note(str(message))
+            else:
+                others(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
+
+
+def print_path(path: Path) -> None:
+    """A path on stdout, on one line however long it is."""
+    out().print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
 def print_json(value: object) -> None:
     """JSON on stdout, indented."""
     import msgspec
@@ -68,13 +106,17 @@ def status(text: str) -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def told_where(folder: Path) -> Iterator[None]:
-    """Add to an error that passes through where the rounds until then are kept."""
-    before = _stamp(folder)
+    """Add to an error that passes through where the rounds until then are kept, and how to go on."""
+    before = _stamps(folder)
     try:
         yield
+    except UsageError:
+        raise  # nothing was written; where the ledger changed all the same, another process writes it
     except BaseException as error:
-        if _stamp(folder) != before:
-            error.add_note(f"the rounds until then are in {folder}")
+        after = _stamps(folder)
+        if any(after) and after != before:
+            go_on = f"`zowarmup resume {shlex.quote(str(folder))}` goes on"
+            error.add_note(f"the rounds until then are in {folder}; {go_on}")
         raise
 
 
@@ -84,10 +126,14 @@ def note_of(error: BaseException) -> str | None:
     return notes[-1] if notes else None
 
 
-def _stamp(folder: Path) -> tuple[int, int] | None:
-    """Tells a summary from an older one."""
+def _stamps(folder: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Tells a ledger from what it was before."""
+    return tuple(_stamp(folder / name) for name in ("ledger.db", "ledger.db-wal"))
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
     try:
-        found = (folder / "summary.json").stat()
+        found = path.stat()
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
 from zowarmup.cli import consoles
@@ -18,27 +18,31 @@ if TYPE_CHECKING:
     from zowarmup import recorder
     from zowarmup.workers import Job, Step
 
+_NARROW = 94  # columns below which a long run shows less
+
 RunView = Callable[["recorder.Progress"], None]
 CompareView = Callable[["Step"], None]
 
 
 @contextlib.contextmanager
-def run_view(recipe: Recipe, *, quiet: bool, console: Console | None = None) -> Iterator[RunView]:
+def run_view(recipe: Recipe, *, quiet: bool, done: int = 0, console: Console | None = None) -> Iterator[RunView]:
     """A callback of a run that shows where it is.
 
     Args:
         recipe: what is run.
         quiet: show nothing.
+        done: rounds of earlier sessions.
         console: where to; stderr where None.
     """
     console = console or consoles.err()
     if quiet:
         yield lambda progress: None
     elif not console.is_terminal:
-        yield _PlainRun(console)
+        yield _PlainRun(console, done)
     else:
         with _bars(console) as bars:
-            yield _LiveRun(bars, bars.add_task("preparing", total=recipe.rounds, news="", left=""))
+            task = bars.add_task("preparing", total=recipe.rounds, completed=done, news="", left="")
+            yield _LiveRun(bars, task)
 
 
 @contextlib.contextmanager
@@ -63,14 +67,32 @@ def compare_view(
             yield _LiveCompare(bars, runs, debug)
 
 
-class _PlainRun:
-    """A line for each evaluation."""
+@contextlib.contextmanager
+def verify_view(console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A callback that shows which round of how many was looked at; nothing where there is no terminal."""
+    console = console or consoles.err()
+    if not console.is_terminal:
+        yield lambda round, last: None
+        return
+    with _bars(console) as bars:
+        task = bars.add_task("chain and snapshots", total=None, news="", left="")
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+        def view(round: int, last: int) -> None:
+            bars.update(task, description="replaying", completed=round, total=last)
+
+        yield view
+
+
+class _PlainRun:
+    """A line where it goes on from, and a line for each evaluation."""
+
+    def __init__(self, console: Console, done: int) -> None:
+        self._console, self._done = console, done
 
     def __call__(self, progress: recorder.Progress) -> None:
         line = progress.metrics
+        if 0 < self._done == progress.round - 1:
+            self._console.print(Text(f"goes on after round {self._done}/{progress.rounds}"), soft_wrap=True)
         if "accuracy" not in line:
             return
         place = f"round {progress.round}/{progress.rounds}"
@@ -89,11 +111,13 @@ class _LiveRun:
     def __call__(self, progress: recorder.Progress) -> None:
         line = progress.metrics
         if "accuracy" in line:
-            self._news = _scores(line)
+            # the figures of a long run leave less room for others
+            self._news = _scores(line, brief=self._bars.console.width < _NARROW and progress.rounds >= 1000)
         self._bars.update(
             self._task,
             description=line["kind"] or "ready",
             completed=progress.round,
+            total=progress.rounds,
             news=self._news,
             left=_left(progress.round, progress.rounds, line["seconds"]),
         )
@@ -146,12 +170,19 @@ class _LiveCompare:
             self._bars.update(task, news=words.percent(line["accuracy"]))
 
 
+class _Count(ProgressColumn):
+    """How many of how many, once that is known."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}")
+
+
 def _bars(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=max(6, min(40, console.width - 74))),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        _Count(),
         TextColumn("{task.fields[news]}", markup=False, style="cyan"),
         TextColumn("{task.fields[left]}", style="dim"),
         console=console,
@@ -159,10 +190,11 @@ def _bars(console: Console) -> Progress:
     )
 
 
-def _scores(line: Any) -> str:
-    """Accuracy, loss and what low-resource clients have sent."""
+def _scores(line: Any, *, brief: bool = False) -> str:
+    """Accuracy, loss (where not brief) and what low-resource clients have sent."""
     sent = words.size(line["uplink_bytes"]["low"])
-    return f"{words.percent(line['accuracy'])}  loss {words.number(line['loss'])}  low tier sent {sent}"
+    loss = "" if brief else f"  loss {words.number(line['loss'])}"
+    return f"{words.percent(line['accuracy'])}{loss}  low tier sent {sent}"
 
 
 def _left(done: int, total: int, seconds: float | None) -> str:

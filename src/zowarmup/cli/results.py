@@ -16,6 +16,7 @@ from zowarmup.report import words
 if TYPE_CHECKING:
     from zowarmup.compare import Comparison
     from zowarmup.plan import Plan
+    from zowarmup.recipe import Recipe
 
 _NARROW = 94  # columns below which a table leaves something out
 _SCORES = {
@@ -25,8 +26,11 @@ _SCORES = {
 }
 
 
-def show_run(summary: Mapping[str, Any], out: Path) -> None:
+def show_run(summary: Mapping[str, Any], out: Path, *, as_json: bool = False) -> None:
     """A short table: scores, bytes by tier beside FedAvg's, where the report is."""
+    if as_json:
+        consoles.print_json({**summary, "out": str(out), "report": str(out / "report.html")})
+        return
     console = consoles.out()
     head = f"{summary['recipe']}, seed {summary['seed']}: {words.plural(summary['rounds'], 'round')} in "
     console.print(Text(head + f"{words.duration(summary['seconds'])} on {summary['device']}", style="bold"))
@@ -41,6 +45,14 @@ def show_run(summary: Mapping[str, Any], out: Path) -> None:
         console.print(f"\n{words.plural(summary['refused'], 'report')} refused; the report says why")
     console.print()
     console.print(Text(f"report  {out / 'report.html'}"), soft_wrap=True)
+
+
+def finished(recipe: Recipe) -> str:
+    """That a run has no round left, and whether it may get more."""
+    last, text = recipe.phase[-1], f"is finished, {recipe.rounds:,} rounds"
+    if last.schedule == "cosine" and last.rounds >= (last.schedule_rounds or last.rounds):
+        return f"{text}, and its cosine schedule at its end"
+    return f"{text}; --rounds +100 adds some"
 
 
 def _traffic(summary: Mapping[str, Any]) -> Table:

@@ -1,0 +1,75 @@
+"""`zowarmup export`: a ledger as lines of JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from zowarmup.disk import Disk, writing
+from zowarmup.history import History
+from zowarmup.ledger import Ledger, Row
+
+FORMAT = "zowarmup/export/1"
+_BATCH = 256  # rounds read at a time: a reader of ours that waits must not keep a writer waiting
+
+
+def lines(folder: Path) -> Iterator[bytes]:
+    """A line about the run, then one for each round there is now.
+
+    Raises:
+        OutputError: not a run directory.
+        LedgerError: the ledger is damaged.
+    """
+    with Ledger.open(folder) as ledger:
+        history, head = History(ledger), ledger.head
+        table = [
+            {"name": name, "shape": shape} for name, shape in zip(head.table.names, head.table.shapes, strict=True)
+        ]
+        about = {
+            "format": FORMAT,
+            "recipe": head.recipe,
+            "identity": head.identity.decode(),
+            "table": table,
+            "data": head.data,
+            "genesis": head.genesis().hex(),
+            "facts": head.facts,
+            "status": history.status(),
+            "rounds": ledger.last,
+            "sessions": ledger.sessions(),
+        }
+        yield _encoded(about)
+        for row in _rows(ledger):
+            yield _encoded(history.describe(row))
+
+
+def write(folder: Path, out: Path) -> None:
+    """Write the lines to a file, whole or not at all.
+
+    Raises:
+        OutputError, LedgerError: see :func:`lines`.
+        DiskError: the file cannot be written.
+    """
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with writing(out), temporary.open("wb") as file:
+            file.writelines(lines(folder))
+            file.flush()
+            os.fsync(file.fileno())
+        Disk().rename(temporary, out)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _rows(ledger: Ledger) -> Iterator[Row]:
+    for first in range(0, ledger.last + 1, _BATCH):
+        yield from list(ledger.rows(first, min(first + _BATCH - 1, ledger.last)))
+
+
+def _encoded(line: object) -> bytes:
+    return msgspec.json.encode(line) + b"\n"

@@ -1,0 +1,181 @@
+"""Commands that run: a recipe, the rest of a run, a comparison; and that fetch what runs need.
+
+Heavy modules are imported inside commands, here and in the other modules of commands, so that help and mistakes take
+no time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from zowarmup.cli import consoles
+from zowarmup.cli.ending import INTERRUPTED
+from zowarmup.cli.options import Debug, Device, Force, Json, Quiet, RecipeName, RunDir, Seed, Set
+from zowarmup.errors import UsageError
+
+
+def run(
+    recipe: RecipeName,
+    /,
+    *,
+    set_: Set = (),
+    seed: Seed = None,
+    out: Annotated[Path | None, Parameter(help="The run directory; runs/NAME-seedN where left out.")] = None,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe, and leave a run directory: its ledger, metrics by round, summary, model, report.
+
+    Progress goes to stderr, the result to stdout. After Ctrl-C, or a crash, `zowarmup resume` goes on.
+
+        zowarmup run digits
+
+        zowarmup run digits --set phase.1.lr=0.03 --seed 3 --out runs/slower
+    """
+    from zowarmup import recipes
+    from zowarmup.cli import live, results
+    from zowarmup.rundir import check
+
+    seeds = () if seed is None else (f"seed={seed}",)
+    loaded = recipes.load(recipe, overrides=(*set_, *seeds))
+    folder = out or Path("runs") / f"{loaded.name}-seed{loaded.seed}"
+    check(folder, force=force)  # before anything heavy is imported
+    with consoles.told_where(folder), live.run_view(loaded, quiet=quiet) as view:
+        from zowarmup.loop import run as run_recipe
+
+        trained = run_recipe(loaded, out=folder, device=device, force=force, callbacks=(view,))
+    results.show_run(trained.summary, folder, as_json=as_json)
+
+
+def resume(
+    directory: RunDir,
+    /,
+    *,
+    rounds: Annotated[
+        str | None,
+        Parameter(help="Rounds of the whole run from now on, or +100 for 100 more; the last phase gets them."),
+    ] = None,
+    set_: Set = (),
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with a run that was stopped or killed, or add rounds to one that is finished.
+
+    It goes on after the last round in the ledger, to the same bits as a run that was never stopped. --set changes only
+    what bits do not depend on.
+
+        zowarmup resume runs/digits-seed0
+
+        zowarmup resume runs/mine --rounds +100
+
+        zowarmup resume runs/cifar --set data.path=/data/cifar10
+    """
+    from zowarmup.cli import live, results
+    from zowarmup.history import History
+    from zowarmup.ledger import Ledger
+
+    with Ledger.open(directory) as ledger:
+        ledger.check()
+        recipe, last = History(ledger).recipe, ledger.last
+    with consoles.told_where(directory), live.run_view(recipe, quiet=quiet, done=max(last, 0)) as view:
+        from zowarmup.loop import resume as go_on
+
+        trained = go_on(directory, rounds=rounds, device=device, overrides=set_, callbacks=(view,))
+    if trained.summary["rounds"] == last:
+        consoles.note(f"{directory}: {results.finished(trained.recipe)}")
+    results.show_run(trained.summary, directory, as_json=as_json)
+
+
+def compare(
+    *recipes: Annotated[str, Parameter(name="RECIPE", help="Shipped recipes by name, or TOML files; the first leads.")],
+    seeds: Annotated[str, Parameter(help="Run seeds, separated by commas.")],
+    out: Annotated[Path, Parameter(help="The comparison's directory.")],
+    set_: Set = (),
+    workers: Annotated[
+        int | None, Parameter(help="Runs at a time; as many as fit on the cores where left out.")
+    ] = None,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Run several recipes with several seeds, and compare them: a table, and a page with figures.
+
+    Runs go to OUT/RECIPE/seed-N. A run that fails does not stop the others; after Ctrl-C, what is finished is compared.
+
+        zowarmup compare digits digits-high-res-only --seeds 0,1,2 --out runs/first
+
+        zowarmup compare mine.toml other.toml --seeds 0 --out runs/mine --set phase.0.rounds=10
+    """
+    from zowarmup.cli import live, results
+
+    numbers = _seeds(seeds)
+    if not recipes:
+        raise UsageError("no recipe to run", hint="`zowarmup recipes` lists the shipped ones")
+    with live.compare_view(len(recipes) * len(numbers), quiet=quiet, debug=debug) as view:
+        from zowarmup import compare as comparing
+
+        try:
+            comparison = comparing.compare(
+                recipes,
+                numbers,
+                out,
+                overrides=set_,
+                workers=workers,
+                device=device,
+                force=force,
+                on_progress=view,
+            )
+            code = 1 if comparison.failed else 0
+        except KeyboardInterrupt:
+            if not (out / comparing.MANIFEST).is_file():
+                raise
+            comparison, code = comparing.read(out), INTERRUPTED
+    results.show_comparison(comparison, as_json=as_json)
+    if code == INTERRUPTED:
+        finished = (
+            f"what is finished is in {out}" if comparison.runs else f"no run had finished; what there is, is in {out}"
+        )
+        consoles.complain("interrupted", note=finished)
+    for name, error in comparison.failed.items():
+        consoles.complain(f"{name}: {error}")
+    return code
+
+
+def fetch(
+    name: Annotated[str, Parameter(name="NAME", help="cifar10, or a data set of the Hugging Face hub as owner/name.")],
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="The folder to write to; data/NAME where left out.")] = None,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Download a data set once, as Parquet files that recipes read.
+
+    zowarmup fetch cifar10
+
+    zowarmup fetch uoft-cs/cifar100 --out data/cifar100
+    """
+    folder = out or Path("data") / name
+    with consoles.status(f"fetching {name}"):
+        from zowarmup import data
+
+        data.fetch(name, folder, force=force)
+    consoles.print_path(folder)
+
+
+def _seeds(text: str) -> list[int]:
+    """``0,1,2`` as numbers."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--seeds {text}: expected numbers separated by commas, for instance 0,1,2") from None
