@@ -42,6 +42,8 @@ bench: $(STAMP)  ## the benchmarks; results go to benchmarks/results
 	$(PYTEST) benchmarks --benchmark-only
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/fedavg.py
+	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/crash.py --kills 100
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
