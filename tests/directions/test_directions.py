@@ -444,8 +444,7 @@ w = torch.zeros(3)
 select("cpu").perturb(w, w, base=0, seed=1, stream=0, c=1.0)
 print(kernels.__file__, type(kernels.perturb._cache).__name__, w.abs().tolist())
 """
-    quick = {"NUMBA_OPT": "0"}  # to compile: what is compiled is not the matter here
-    found = run(code, PYTHONPATH=str(tmp_path), HOME=nowhere, XDG_CACHE_HOME=nowhere, NUMBA_CACHE_DIR="", **quick)
+    found = run(code, PYTHONPATH=str(tmp_path), HOME=nowhere, XDG_CACHE_HOME=nowhere, NUMBA_CACHE_DIR="")
     assert found == f"{tmp_path / 'zowarmup' / 'directions' / 'kernels.py'} NullCache [1.0, 1.0, 1.0]"
 
 
