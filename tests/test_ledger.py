@@ -348,6 +348,15 @@ HEADS = {
     "a table that is none": ("table", b"zowarmup/table/2", "not a tensor table"),
     "a table cut short": ("table", TABLE.canonical()[:-1], "not a tensor table"),
     "a table with more behind it": ("table", TABLE.canonical() + b"x", "not a tensor table: something else"),
+    "a table with a name twice": (
+        "table",
+        Table(("weight", "weight"), TABLE.shapes).canonical(),
+        "not a tensor table: two parameters of one name",
+    ),
+    "an identity that is no JSON": ("identity", IDENTITY[:-1], "identity is damaged: Expecting ',' delimiter"),
+    "an identity that is no text": ("identity", b"{\xff}", "identity is damaged: 'utf-8' codec can't decode"),
+    "an identity that is no table": ("identity", b"[1]", "identity is damaged: no table"),
+    "facts that are no table": ("facts", b"3", "facts is damaged: no table"),
     "data that are no bytes": ("data", "text", "has no attribute 'hex'"),
     "facts that are no JSON": ("facts", b"{", "is damaged: Expecting property name"),
 }
@@ -358,6 +367,17 @@ def test_a_key_that_does_not_decode(folder, case):
     key, value, message = HEADS[case]
     change(folder, ("UPDATE run SET value = ? WHERE key = ?", (value, key)))
     refused(folder, LedgerError, message)
+
+
+def test_a_fact_that_is_missing_is_told_where_it_is_asked_for(folder):
+    change(folder, ("UPDATE run SET value = ? WHERE key = 'facts'", (b'{"federation": {"sizes": [1]}}',)))
+    with Ledger.open(folder) as ledger:
+        ledger.check()
+        assert ledger.head.facts["federation"]["sizes"] == [1]
+        with pytest.raises(LedgerError, match=r"ledger\.db: is damaged: facts has no 'classes'"):
+            ledger.head.facts["classes"]
+        with pytest.raises(LedgerError, match="facts has no 'tiers'"):
+            ledger.head.facts["federation"]["tiers"]
 
 
 RECIPES = {

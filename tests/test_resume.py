@@ -21,6 +21,14 @@ from zowarmup.ledger import Ledger
 SHORT = {"phase.0.rounds": 3, "phase.1.rounds": 4, "run.evaluate-every": 2}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_report():
+    """Drawing the page takes longer than all else in so short a run; tests/report has tests of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zowarmup.report.render", lambda record: "<html>")
+        yield
+
+
 def stop_after(round: int):
     def stop(progress):
         if progress.round == round:
@@ -103,8 +111,10 @@ def test_a_run_without_a_round_is_started(tmp_path, whole):
     connection = sqlite3.connect(folder / "ledger.db")
     with connection:
         connection.execute("DELETE FROM rounds")
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
         connection.execute("DELETE FROM snapshots")
     connection.close()
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
     with pytest.raises(OutputError, match="has no round yet"):
         zowarmup.load(folder)
     zowarmup.resume(folder)
@@ -153,7 +163,7 @@ def test_fewer_rounds_end_a_run_early(tmp_path, whole):
         ),
         (6, UsageError, "rounds = 6: the run has 7 rounds already"),
         ("more", UsageError, "rounds = 'more', expected a number, or +100 for 100 more"),
-        ("-3", UsageError, "rounds = -3: the run has 7 rounds already"),
+        ("-3", UsageError, "rounds = -3: the phases before the last one take 3"),
     ],
 )
 def test_rounds_that_cannot_be_had(tmp_path, whole, rounds, kind, message):
@@ -169,6 +179,82 @@ def test_fewer_rounds_than_earlier_phases_take(tmp_path):
     interrupted(tmp_path / "run", 1)
     with pytest.raises(UsageError, match="rounds = 3: the phases before the last one take 3"):
         zowarmup.resume(tmp_path / "run", rounds=3)
+    with pytest.raises(UsageError, match=r"rounds = \+5: the run is at round 1 of 7") as caught:
+        zowarmup.resume(tmp_path / "run", rounds="+5")
+    assert "--rounds 12 is a total" in str(caught.value)
+
+
+def test_rounds_by_set_are_checked_alike(tmp_path, whole):
+    folder = Path(shutil.copytree(whole(), tmp_path / "run"))
+    with pytest.raises(UsageError, match="rounds = 5: the run has 7 rounds already"):
+        zowarmup.resume(folder, overrides={"phase.1.rounds": 2, "phase.1.schedule-rounds": 4})
+    with pytest.raises(RecipeError, match="phase 1 has a cosine schedule over 4 rounds"):
+        zowarmup.resume(folder, overrides={"phase.1.rounds": 8, "phase.1.schedule-rounds": 4})
+    with pytest.raises(RecipeError, match=r"phase\.1\.schedule-rounds cannot be changed"):
+        zowarmup.resume(folder, overrides={"phase.1.rounds": 8})
+    for rounds in (2**31, "1.5", "x"):
+        with pytest.raises(UsageError, match="rounds = "):
+            zowarmup.resume(folder, rounds=rounds)
+
+
+def test_a_number_may_be_written_otherwise(tmp_path, whole):
+    folder = Path(shutil.copytree(whole(phase__1__lr=1.0, phase__1__schedule="constant"), tmp_path / "run"))
+    zowarmup.resume(folder, rounds="+2", overrides=["phase.1.lr=1"])
+    assert zowarmup.verify(folder).holds
+
+
+def test_a_ledger_without_its_wal_is_refused(tmp_path, whole):
+    folder = Path(shutil.copytree(whole(), tmp_path / "run"))
+    connection = sqlite3.connect(folder / "ledger.db")
+    with connection:
+        connection.execute("DELETE FROM rounds WHERE round > 4")
+    connection.close()
+    with pytest.raises(OutputError, match=r"metrics\.jsonl has round 7, the ledger ends with round 4") as caught:
+        zowarmup.resume(folder)
+    assert "was ledger.db-wal left behind?" in str(caught.value)
+    assert "metrics.jsonl has round 7" in zowarmup.verify(folder).problems[0].message
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
+    zowarmup.resume(folder)
+    assert zowarmup.diff(folder, whole()).identical
+
+
+def test_a_damaged_snapshot_is_made_up_for_by_the_one_before(tmp_path, whole):
+    folder = Path(shutil.copytree(whole(), tmp_path / "run"))
+    with Ledger.open(folder) as ledger:
+        digest = ledger.row(7).state.hex()
+    (folder / "snapshots" / f"{digest}.safetensors").unlink()
+    assert zowarmup.load(folder).summary["state_digest"] == digest
+    assert zowarmup.resume(folder).summary["state_digest"] == digest
+
+
+def test_constants_and_buffers_belong_to_the_run(tmp_path):
+    def model(*, fill: float = 0.5, last: type[nn.Module] = nn.BatchNorm1d) -> nn.Sequential:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 5), last(5), nn.Linear(5, 3))
+        nn.init.constant_(net[0].weight, fill)
+        net[0].requires_grad_(False)
+        return net
+
+    data = given(np.random.default_rng(0))["data"]
+    overrides = SHORT | {"data.clients": 5, "model.batch-norm": "frozen"}
+    with pytest.raises(KeyboardInterrupt):
+        zowarmup.run("digits", overrides=overrides, out=tmp_path, model=model(), data=data, callbacks=[stop_after(2)])
+    with pytest.raises(DataError, match="or parameters that are not trained, are not those of the run"):
+        zowarmup.resume(tmp_path, model=model(fill=0.25), data=data)
+    with pytest.raises(ModelError, match=r"buffers 3\.num_batches_tracked, 3\.running_mean, 3\.running_var differ"):
+        zowarmup.resume(tmp_path, model=model(last=nn.LayerNorm), data=data)
+    with Ledger.open(tmp_path) as ledger:
+        assert ledger.last == 2 and len(ledger.sessions()) == 1
+    zowarmup.resume(tmp_path, model=model(), data=data)
+    assert zowarmup.verify(tmp_path).holds
+
+
+def test_moments_that_move_while_weights_do_not(tmp_path):
+    """The state of round 0 has a snapshot, and round 1 has the same weights: only its moments are new."""
+    small = {"phase__0__server": "fedadam", "phase__0__server_lr": 1e-30, "run__snapshot_every": 3}
+    interrupted(tmp_path / "run", 1, **small)
+    assert zowarmup.resume(tmp_path / "run").summary["status"] == "finished"
+    assert zowarmup.verify(tmp_path / "run").holds
 
 
 def test_what_changes_bits_cannot_be_changed(tmp_path):
@@ -205,7 +291,7 @@ def test_another_model_or_other_data_are_refused(tmp_path, whole):
     with Ledger.open(folder) as ledger:
         table = ledger.head.table.canonical()
     relinked(folder, data=b"\x01" * 32)
-    with pytest.raises(DataError, match=r"data, partition or tiers are not those of the run: blake2b:\w{12}, expected"):
+    with pytest.raises(DataError, match=r"data, partition or tiers .*: blake2b:\w{12}, expected blake2b:0101"):
         zowarmup.resume(folder)
     relinked(folder, table=table.replace(b"1.weight", b"7.weight"))
     with pytest.raises(ModelError, match=r"another one than the run's: it has 1\.weight \(32, 64\), expected 7"):
@@ -244,8 +330,53 @@ def test_a_model_and_data_from_python(tmp_path):
         assert trained.summary["chain"] == whole.summary["chain"]
         with pytest.raises(DataError, match="got its data from Python"):
             zowarmup.resume(tmp_path / f"b{after}")
-        with pytest.raises(DataError, match="data, partition or tiers are not those of the run"):
+        with pytest.raises(DataError, match="data, partition or tiers"):
             zowarmup.resume(tmp_path / f"b{after}", **given(np.random.default_rng(1)))
+
+
+def test_another_module_from_python_is_refused(tmp_path):
+    parts = given(np.random.default_rng(0))
+    overrides = SHORT | {"data.clients": 5, "model.batch-norm": "frozen"}
+    with pytest.raises(KeyboardInterrupt):
+        zowarmup.run("digits", overrides=overrides, out=tmp_path / "run", callbacks=[stop_after(2)], **parts)
+    before = (tmp_path / "run" / "ledger.db").read_bytes()
+    with pytest.raises(
+        ModelError, match=r"the model is another one than the run's: it has weight \(3, 6\), expected 0"
+    ):
+        zowarmup.resume(tmp_path / "run", model=nn.Linear(6, 3), data=parts["data"])
+    with pytest.raises(ModelError, match="got its model from Python"):
+        zowarmup.resume(tmp_path / "run", data=parts["data"])
+    assert (tmp_path / "run" / "ledger.db").read_bytes() == before
+
+
+def parquet(folder: Path, seed: int = 0) -> Path:
+    import pyarrow
+    from pyarrow import parquet as files
+
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for name, rows in (("train", 90), ("test", 30)):
+        columns = {"x": rng.normal(size=(rows, 4)).astype(np.float32).tolist(), "label": (np.arange(rows) % 3).tolist()}
+        files.write_table(pyarrow.table(columns), folder / f"{name}.parquet")
+    return folder
+
+
+def test_data_that_were_moved_are_found_by_their_digest(tmp_path):
+    settings = {"data.source": "parquet", "data.path": str(parquet(tmp_path / "here")), "data.clients": 5}
+    overrides = SHORT | settings | {"model.args": {"hidden": [4]}, "data.partition": {"kind": "iid"}}
+    zowarmup.run("digits", overrides=overrides, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        zowarmup.run("digits", overrides=overrides, out=tmp_path / "run", callbacks=[stop_after(4)])
+    (tmp_path / "here").rename(tmp_path / "there")
+    with pytest.raises(DataError, match="here"):
+        zowarmup.resume(tmp_path / "run")
+    other = parquet(tmp_path / "other", seed=1)
+    with pytest.raises(DataError, match="data, partition or tiers") as caught:
+        zowarmup.resume(tmp_path / "run", overrides={"data.path": str(other)})
+    assert "data.path" in str(caught.value.hint)
+    zowarmup.resume(tmp_path / "run", overrides={"data.path": str(tmp_path / "there")})
+    assert zowarmup.diff(tmp_path / "run", tmp_path / "whole").identical
+    assert str(tmp_path / "there") in (tmp_path / "run" / "run.toml").read_text()
 
 
 @pytest.mark.parametrize(

@@ -37,16 +37,25 @@ def connect(path: str | Path) -> sqlite3.Connection:
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    """A connection that only reads, from a read-only medium too."""
-    for immutable in ("", "&immutable=1"):
+    """A connection that only reads, from a read-only medium too.
+
+    Where a commit without WAL was killed, its journal is rolled back first, which SQLite does on a connection that may
+    write. A journal whose writer lives is left alone.
+    """
+    modes = ["mode=ro"]
+    if path.with_name(f"{NAME}-journal").exists():
+        modes.append("mode=rw")
+    elif not path.with_name(f"{NAME}-wal").exists():
+        modes.append("mode=ro&immutable=1")
+    for mode in modes:
         connection = sqlite3.connect(
-            f"file:{quote(str(path))}?mode=ro{immutable}", uri=True, isolation_level=None, timeout=_PATIENCE_SECONDS
+            f"file:{quote(str(path))}?{mode}", uri=True, isolation_level=None, timeout=_PATIENCE_SECONDS
         )
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.OperationalError:
             connection.close()
-            if immutable or path.with_name(f"{NAME}-wal").exists():
+            if mode == modes[-1]:
                 raise
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: in SQLite's own message
             connection.close()

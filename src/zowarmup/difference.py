@@ -59,15 +59,19 @@ def diff(a: str | Path, b: str | Path) -> Difference:
         parted: int | None = None
         what: tuple[str, ...] = ()
         metrics = []
+        unlike_heads = dict(unlike(*(json.loads(head.identity) for head in heads)))
         for left, right in zip(one.rows(), other.rows(), strict=False):
             if (*left[:3], left.state) != (*right[:3], right.state):
                 parted, what = left.round, tuple(_what(left, right))
                 break
             if left.metrics != right.metrics:
                 metrics.append(left.round)
+            elif left.chain != right.chain and not (metrics or about or unlike_heads):
+                parted, what = left.round, ("chain: " + " and ".join(shortened(left.chain.hex(), right.chain.hex())),)
+                break
         return Difference(
             rounds=(one.last, other.last),
-            recipe=dict(unlike(*(json.loads(head.identity) for head in heads))),
+            recipe=unlike_heads,
             about=tuple(about),
             round=parted,
             what=what,

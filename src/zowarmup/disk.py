@@ -16,7 +16,8 @@ When = Literal["before", "after"]
 Watch = Callable[[str, When, Path], None]
 
 _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-_NETWORK = {"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "fuse.rclone"}
+_NETWORK = {"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs"}
+_NETWORK |= {"fuse.sshfs", "fuse.rclone", "fuse.glusterfs"}
 
 
 class Disk:
@@ -68,6 +69,25 @@ class Disk:
         """Commit the transaction; SQLite syncs by its own settings."""
         with writing(path), self._step("commit", path):
             connection.execute("COMMIT")
+
+    def mkdir(self, path: Path) -> None:
+        """Make a folder with its parents, durably; one that is there stays as it is."""
+        if path.is_dir():
+            return
+        self.mkdir(path.parent)
+        with writing(path):
+            path.mkdir(exist_ok=True)
+            self._fsync(path.parent)
+
+    def probe(self, folder: Path) -> None:
+        """Find out whether a folder's file system syncs, before SQLite does, which would not say what is wrong.
+
+        Raises:
+            OutputError: it does not.
+            DiskError: it should, and failed.
+        """
+        with writing(folder):
+            self._fsync(folder)
 
     def _fsync(self, path: Path) -> None:
         if not self.sync or (path.is_dir() and os.name == "nt"):  # Windows does not open folders

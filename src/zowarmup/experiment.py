@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import tomllib
@@ -25,7 +26,7 @@ from zowarmup.ledger import Head
 from zowarmup.model import Model, cuda_precision, initialise, load_weights
 from zowarmup.phases import Phase, Scope
 from zowarmup.recipe import GIVEN, Recipe, ZerothOrder
-from zowarmup.state import State
+from zowarmup.state import State, check_dtypes, moments_digest
 from zowarmup.task import Classification, Task
 
 
@@ -68,7 +69,10 @@ def prepare(
     directions = directions or select(where, threads=recipe.run.threads)
     check_denormals(directions)
     if dataset is None and recipe.data.source == GIVEN:
-        raise DataError('data.source = "given": this run got its data from Python', hint="zowarmup.run(..., data=)")
+        raise DataError(
+            'data.source = "given": this run got its data from Python',
+            hint="pass it again: zowarmup.run(..., data=) or zowarmup.resume(..., data=)",
+        )
     dataset = data.load(recipe.data, seed=recipe.seed, dataset=dataset)
     federation = data.federate(recipe.data, dataset, seed=recipe.seed)
     if any(phase.augment == "standard" for phase in recipe.phase) and dataset.train.x.ndim != 4:
@@ -82,6 +86,7 @@ def prepare(
         batch_norm=recipe.model.batch_norm,
         directions=directions,
     )
+    check_dtypes(model.buffers())
     if recipe.model.weights is not None:
         load_weights(model, recipe.model.weights)
     scaling = {"mean": recipe.data.mean, "std": recipe.data.std}
@@ -104,7 +109,10 @@ def prepare(
 def build_module(recipe: Recipe, dataset: Dataset) -> nn.Module:
     """The recipe's network with its initial weights, drawn from the run seed."""
     if recipe.model.net == GIVEN:
-        raise ModelError('model.net = "given": this run got its model from Python', hint="zowarmup.run(..., model=)")
+        raise ModelError(
+            'model.net = "given": this run got its model from Python',
+            hint="pass it again: zowarmup.run(..., model=) or zowarmup.resume(..., model=)",
+        )
     return initialise(
         lambda: nets.build(
             recipe.model.net,
@@ -202,7 +210,7 @@ def head(experiment: Experiment) -> Head:
         recipe=text,
         identity=chain.identity(tomllib.loads(text)),
         table=table,
-        data=federation.digest(),
+        data=data_digest(experiment),
         facts={
             "parameters": table.size,
             "model_bytes": experiment.initial.model_bytes,
@@ -220,12 +228,29 @@ def head(experiment: Experiment) -> Head:
     )
 
 
+def data_digest(experiment: Experiment) -> str:
+    """Digest, hex, of data, partition and tiers; with that of the model's constants, where it has any.
+
+    Constants are parameters that are not trained: they are in no state, and every replica has its own.
+    """
+    table = experiment.model.table
+    constants = {
+        name: value.detach() for name, value in experiment.model.module.named_parameters() if name not in table.names
+    }
+    found = experiment.federation.digest()
+    if constants:
+        content = bytes.fromhex(found) + bytes.fromhex(moments_digest(constants))
+        found = hashlib.blake2b(content, digest_size=32).hexdigest()
+    return found
+
+
 def machine(experiment: Experiment) -> dict[str, Any]:
     """What bits depend on besides the recipe: builds, device, and kind of processor."""
     return {
         "versions": with_versions(experiment.recipe).versions,
         "device": str(experiment.model.device),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": experiment.recipe.run.threads,
         "host": platform.node(),
     }
 

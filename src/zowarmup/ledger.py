@@ -6,10 +6,11 @@ A round is one transaction, committed before the round counts as done, and linke
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sqlite3
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from zowarmup.errors import LedgerError, OutputError
 from zowarmup.rows import INITIAL, Clock, File, Head, Metrics, Row
 from zowarmup.table import Table
 
+_BATCH = 256  # rounds read at a time
 __all__ = ["FILES", "INITIAL", "NAME", "VERSION", "Clock", "File", "Head", "Ledger", "Metrics", "Row", "broken"]
 
 FILES = (NAME, f"{NAME}-wal", f"{NAME}-shm", f"{NAME}-journal")
@@ -92,14 +94,19 @@ class Ledger:
             ledger = cls(connection, path, disk)
             if disk is not None:
                 with database.sqlite(path):
+                    database.synchronise(connection, disk)  # first: changing the mode syncs
                     mode = "DELETE" if network_file_system(folder) else "WAL"
                     connection.execute(f"PRAGMA journal_mode={mode}").fetchone()
-                    database.synchronise(connection, disk)
         except BaseException as error:
             if connection is not None:
                 connection.close()
             if isinstance(error, sqlite3.OperationalError):
-                raise OutputError(f"{path}: cannot be opened: {error}", path=path) from error
+                rest = path.with_name(f"{NAME}-wal")
+                hint = f"its last rounds are in {rest.name}: copy the folder to where it can be written"
+                known = disk is None and rest.exists()
+                raise OutputError(
+                    f"{path}: cannot be opened: {error}", hint=hint if known else None, path=path
+                ) from error
             raise
         return ledger
 
@@ -112,8 +119,12 @@ class Ledger:
     def close(self) -> None:
         """Close it; one that was written becomes a single file again, unless somebody reads it."""
         if self._disk is not None:
-            with contextlib.suppress(sqlite3.Error):
+            try:
+                self._connection.execute("PRAGMA busy_timeout=1000")
                 self._connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+            except sqlite3.Error:
+                with contextlib.suppress(sqlite3.Error):  # somebody reads: at least, ledger.db has every round
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         self._connection.close()
 
     @property
@@ -137,27 +148,36 @@ class Ledger:
         Raises:
             LedgerError: one is missing, or the database is damaged.
         """
-        last = self.last if last is None else last
+        last = self.last if last is None else min(last, self.last)
         query = (
             "SELECT round, phase, entry, metrics, state, chain, clock FROM rounds WHERE round BETWEEN ? AND ? "
             "ORDER BY round"
         )
-        expected = first
-        with self._reading():
-            for values in self._connection.execute(query, (first or -(2**63), last)):  # nothing before round 0
-                row = Row(*values)
-                if row.round != expected:
-                    break
+        for start in range(first, last + 1, _BATCH):  # read whole, so that a reader who waits keeps no writer waiting
+            stop = min(start + _BATCH - 1, last)
+            with self._reading():
+                found = [Row(*values) for values in self._connection.execute(query, (start or -(2**63), stop))]
+            for expected, row in itertools.zip_longest(range(start, stop + 1), found):
+                if row is None or row.round != expected:
+                    raise LedgerError(f"{self.path}: round {expected} is missing", path=self.path, round=expected)
                 if not row.well_formed():
                     raise LedgerError(
                         f"{self.path}: round {row.round}: a column is of another type or length",
                         path=self.path,
                         round=row.round,
                     )
-                expected += 1
                 yield row
-        if expected <= min(last, self.last):
-            raise LedgerError(f"{self.path}: round {expected} is missing", path=self.path, round=expected)
+
+    def kept(self, last: int) -> list[int]:
+        """Rounds up to ``last`` of whose state there is a snapshot, ascending."""
+        query = "SELECT round FROM rounds JOIN snapshots ON state = digest WHERE round BETWEEN 0 AND ? ORDER BY round"
+        with self._reading():
+            return [round for (round,) in self._connection.execute(query, (last,)).fetchall()]
+
+    def refresh(self) -> None:
+        """Look for rounds that another process has written since."""
+        with self._reading():
+            (self._last,) = self._connection.execute("SELECT ifnull(max(round), -1) FROM rounds").fetchone()
 
     def check(self) -> None:
         """Check every link, that every entry decodes, and that the recipe gives the identity.
@@ -290,9 +310,9 @@ class Ledger:
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise LedgerError(f"{self.path}: is damaged: {error}", path=self.path) from error
 
-    def _json(self, what: str, content: bytes) -> Any:
+    def _json(self, what: str, content: Any, *, form: Callable[[dict[str, Any]], Any] | None = None) -> Any:
         try:
-            value = json.loads(content)
+            value = json.loads(content, object_hook=form)
         except (ValueError, TypeError) as error:
             raise LedgerError(f"{self.path}: {what} is damaged: {error}", path=self.path) from None
         if not isinstance(value, dict):
@@ -301,16 +321,28 @@ class Ledger:
 
     def _head(self, values: Mapping[str, Any]) -> Head:
         try:
+            self._json("identity", values["identity"])
             return Head(
                 recipe=values["recipe"].decode(),
                 identity=bytes(values["identity"]),
                 table=Table.parse(values["table"]),
                 data=values["data"].hex(),
-                facts=json.loads(values["facts"]),
+                facts=self._json("facts", values["facts"], form=lambda table: _Facts(self.path, table)),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             what = f"run has no {error}" if isinstance(error, KeyError) else str(error)
             raise LedgerError(f"{self.path}: is damaged: {what}", path=self.path) from None
+
+
+class _Facts(dict[str, Any]):
+    """Facts, at any depth. No link covers them: one that is missing is told where it is asked for."""
+
+    def __init__(self, path: Path, table: Mapping[str, Any]) -> None:
+        super().__init__(table)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise LedgerError(f"{self._path}: is damaged: facts has no '{key}'", path=self._path)
 
 
 def broken(ledger: Ledger, row: Row) -> LedgerError:

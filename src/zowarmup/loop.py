@@ -11,7 +11,7 @@ import msgspec
 from torch import nn
 
 from zowarmup import recipes
-from zowarmup.continuing import continued, fit, warn
+from zowarmup.continuing import continued, fit, fit_buffers, warn
 from zowarmup.data import Dataset
 from zowarmup.directions import Directions
 from zowarmup.disk import Disk
@@ -25,7 +25,7 @@ from zowarmup.protocol import Replacement, Report
 from zowarmup.recipe import GIVEN, Recipe
 from zowarmup.recorder import Callback, Recorder, Round
 from zowarmup.replay import Replay
-from zowarmup.rundir import RECIPE, RunDirectory, check
+from zowarmup.rundir import RECIPE, RunDirectory, check, complete
 from zowarmup.state import State
 from zowarmup.traffic import Traffic
 from zowarmup.trained import Trained
@@ -70,7 +70,7 @@ def run(
         RunError: a run that began failed; the directory keeps the rounds until then, and :func:`resume` goes on.
         KeyboardInterrupt: passed on after the directory has been made readable.
     """
-    recipe = _given(_resolved(recipe, overrides, seed), model, data)
+    recipe, callbacks = _given(_resolved(recipe, overrides, seed), model, data), tuple(callbacks)
     if out is not None:
         check(Path(out), force=force)
     with arithmetic(recipe, choose_device(device)):
@@ -117,7 +117,8 @@ def resume(
         LedgerError: the ledger, or a snapshot that is needed, is damaged.
         RunError, KeyboardInterrupt: as for :func:`run`.
     """
-    path = Path(path)
+    path, callbacks = Path(path), tuple(callbacks)
+    complete(path)
     with Ledger.open(path) as ledger:  # refuses before anything is written
         ledger.check()
         text = continued(ledger, rounds, overrides)
@@ -130,9 +131,7 @@ def resume(
             if directory.ledger.head.recipe != ledger.head.recipe:
                 raise OutputError(f"{path}: was changed by another process in the meantime", path=path)
             directory.ledger.check()
-            if text != ledger.head.recipe:
-                directory.ledger.amend(text)
-            return _go(experiment, made, directory.ledger, directory, callbacks)
+            return _go(experiment, made, directory.ledger, directory, callbacks, recipe=text)
 
 
 def _go(
@@ -141,14 +140,19 @@ def _go(
     ledger: Ledger,
     directory: RunDirectory | None,
     callbacks: Iterable[Callback],
+    *,
+    recipe: str | None = None,
 ) -> Trained:
-    """Run what is not in the ledger yet."""
+    """Run what is not in the ledger yet, by ``recipe`` where the ledger's is another text of the same run."""
     start = None if directory is None or ledger.last < 0 else _point(experiment, engine, directory)
+    if recipe not in (None, ledger.head.recipe):
+        ledger.amend(recipe)
     if start is None or start.round < experiment.recipe.rounds:
         here = machine(experiment)
         warn(ledger, here)
         ledger.begin(here)
         if directory is not None:
+            directory.outdate()
             directory.write(RECIPE, ledger.head.recipe.encode())
     recorder = Recorder(experiment, ledger, directory)
     return recorder.record(rounds(experiment, engine, start), start.state if start else None, tuple(callbacks))
@@ -214,7 +218,9 @@ def _point(experiment: Experiment, engine: Engine, directory: RunDirectory) -> P
         return phase.apply(again, blobs, state)
 
     replay = Replay(ledger, directory.snapshots, rerun=rerun)
-    return Point(ledger.last, _on(replay.state(ledger.last), experiment), traffic)
+    state = replay.state(ledger.last)
+    fit_buffers(experiment, state, directory.path)
+    return Point(ledger.last, _on(state, experiment), traffic)
 
 
 def _on(state: State, experiment: Experiment) -> State:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zowarmup.directions import Directions
-from zowarmup.errors import LedgerError, UsageError
+from zowarmup.errors import LedgerError, OutputError, UsageError
 from zowarmup.ledger import Ledger, Row, broken
 from zowarmup.protocol import Entry, Replacement, Update
 from zowarmup.replay import Replay, check
+from zowarmup.rundir import METRICS, complete
 from zowarmup.snapshots import Snapshots
 from zowarmup.state import State
 
@@ -34,7 +35,7 @@ class Proof:
         chain: the last link, hex; empty where there is no round.
         snapshots: snapshots that were read and compared with their digests.
         replayed: rounds whose state was rebuilt from the round before and compared.
-        unproved: first-order rounds without a snapshot, of which only the link was checked, as ``(first, last)``.
+        unproved: rounds of which only the link was checked, as ``(first, last)``: first-order ones without a snapshot.
         problems: everything that is wrong, in order of the rounds.
     """
 
@@ -71,6 +72,7 @@ def verify(
         LedgerError: the database cannot be read at all.
         UsageError: there is no round ``from_round``.
     """
+    incomplete = _incomplete(Path(folder))
     with Ledger.open(Path(folder)) as ledger:
         if not 0 <= from_round <= max(ledger.last, 0):
             raise UsageError(f"from_round is {from_round}, expected 0 to {ledger.last}, the last round")
@@ -84,7 +86,7 @@ def verify(
             snapshots=len(good),
             replayed=replayed,
             unproved=_ranges(unproved),
-            problems=(*sorted(verifier.problems, key=_place), *verifier.orphans),
+            problems=(*incomplete, *sorted(verifier.problems, key=_place), *verifier.orphans),
         )
 
 
@@ -94,6 +96,8 @@ class _Verifier:
     def __init__(self, ledger: Ledger, snapshots: Snapshots, directions: Directions | None) -> None:
         self._ledger, self._snapshots = ledger, snapshots
         self._replay = Replay(ledger, snapshots, directions=directions)
+        self._files = ledger.files()
+        ledger.refresh()  # behind the files, so that every file has its round
         self.problems: list[Problem] = []
         self.orphans: list[Problem] = []  # as a rule of a round whose state was changed, so they come last
 
@@ -121,7 +125,7 @@ class _Verifier:
         """Check every snapshot; digests of those that are what they should be."""
         rounds, moments = self._named()
         good, orphans = set(), self.orphans
-        for digest, file in self._ledger.files().items():
+        for digest, file in self._files.items():
             place = rounds.get(digest, moments.get(digest))
             if place is None:
                 orphans.append(Problem(None, f"{self._snapshots.path(digest)}: no round has this state"))
@@ -139,7 +143,7 @@ class _Verifier:
         return good
 
     def states(self, from_round: int, good: Set[bytes], on_round: Callable[[int, int], None]) -> tuple[int, list[int]]:
-        """Rebuild states one after the other; how many, and the first-order rounds that could not be."""
+        """Rebuild states one after the other; how many, and the rounds that could not be."""
         state: State | None = None
         replayed, unproved = 0, []
         for row in self._rows(self._start(from_round, good)):
@@ -153,11 +157,12 @@ class _Verifier:
             else:
                 state = None
             if state is None and row.state in good:
-                state = self._snapshots.read(self._ledger.files()[row.state])
-            elif state is None and isinstance(entry, Replacement):
-                unproved.append(row.round)
-            elif row.round == 0 and row.state not in self._ledger.files():
+                with contextlib.suppress(LedgerError):  # it was whole a moment ago: dropped by a run that goes on
+                    state = self._snapshots.read(self._files[row.state])
+            if row.round == 0 and row.state not in self._files:
                 self._note(0, "round 0: there is no snapshot of it")
+            elif state is None and row.state not in self._files:
+                unproved.append(row.round)
             on_round(row.round, self._ledger.last)
         return replayed, unproved
 
@@ -202,6 +207,17 @@ class _Verifier:
         )
         if problem not in self.problems:
             self.problems.append(problem)
+
+
+def _incomplete(folder: Path) -> list[Problem]:
+    try:
+        complete(folder)
+    except OutputError as error:
+        if (folder / METRICS).is_file() and METRICS in error.message:
+            return [Problem(None, error.message)]
+    except LedgerError:
+        pass  # found and told by whoever opens it next
+    return []
 
 
 def _place(problem: Problem) -> int:

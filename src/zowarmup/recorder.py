@@ -15,7 +15,7 @@ from zowarmup import report
 from zowarmup.errors import ZOWarmUpError
 from zowarmup.experiment import Experiment
 from zowarmup.history import History
-from zowarmup.ledger import INITIAL, Clock, Ledger, Row
+from zowarmup.ledger import INITIAL, Clock, Ledger
 from zowarmup.memory import Peak
 from zowarmup.model import state_tensors
 from zowarmup.phases import Phase
@@ -84,6 +84,7 @@ class Recorder:
             last: the state after the last round that the ledger has; None where it has none.
             callbacks: called with each round that is recorded.
         """
+        round: Round | None = None
         try:
             if self._directory is not None:
                 self._directory.begin(self._lines)
@@ -93,6 +94,8 @@ class Recorder:
                 for callback in callbacks:
                     callback(self._progress(round, line))
         except BaseException as cause:
+            if round is not None and round.number == self._ledger.last:
+                last = round.state  # in the ledger, whatever failed behind its commit
             with contextlib.suppress(ZOWarmUpError):  # the first error says more
                 if last is not None:
                     self._finish(last, cause)
@@ -190,15 +193,9 @@ def _keeper(experiment: Experiment, ledger: Ledger) -> Keeper:
     cost = 0
     for row in ledger.rows():
         entry = row.decoded()
-        if row.state in files:
-            kept[row.round], cost = _digests(row), 0
+        if all(digest in files for digest in row.digests()):
+            kept[row.round], cost = row.digests(), 0
         elif isinstance(entry, Update):
             cost += len(entry.coefficients) * size
     ends = [phase.scope.first_round + phase.settings.rounds - 1 for phase in experiment.phases]
     return Keeper(experiment.recipe.run, ends, size, kept=kept, cost=cost)
-
-
-def _digests(row: Row) -> tuple[bytes, ...]:
-    """Digests of the files of a round's snapshot."""
-    moments = getattr(row.decoded(), "moments", "")
-    return (row.state, *([bytes.fromhex(moments)] if moments else []))

@@ -14,7 +14,7 @@ from zowarmup.ledger import Ledger, Row
 from zowarmup.phases.apply import update
 from zowarmup.protocol import Entry, Replacement, Update
 from zowarmup.snapshots import Snapshots
-from zowarmup.state import State
+from zowarmup.state import State, moments_digest
 
 Rerun = Callable[[Replacement, State], State]
 
@@ -50,10 +50,10 @@ class Replay:
             ReplayMismatch: what was rebuilt has another digest than the ledger says.
         """
         target = self.ledger.row(round)
-        start = self._start(round)
-        state, previous = self.snapshot(self.ledger.row(start)), self.ledger.row(start).phase
+        start, state = self._base(round)
+        previous = start.phase
         updates: list[Update] = []
-        for row in self.ledger.rows(start + 1, round):
+        for row in self.ledger.rows(start.round + 1, round):
             entry = _entry(row)
             if isinstance(entry, Update):
                 updates.append(entry)
@@ -76,15 +76,16 @@ class Replay:
         if isinstance(entry, Update):
             return State(state.weights, state.buffers, entry.state)
         if entry is not None and entry.moments:
-            moments = bytes.fromhex(entry.moments)
-            if moments not in self._files:
-                raise LedgerError(f"round {row.round}: there is no snapshot of its phase state", round=row.round)
-            return State(state.weights, state.buffers, self._snapshots.read_moments(self._files[moments]))
+            return State(
+                state.weights,
+                state.buffers,
+                self._snapshots.read_moments(self._files[bytes.fromhex(entry.moments)]),
+            )
         return state
 
     def has_snapshot(self, row: Row) -> bool:
-        """Whether there is a snapshot of the state after a round."""
-        return row.state in self._files
+        """Whether there is a snapshot of the state after a round, and of its moments."""
+        return all(digest in self._files for digest in row.digests())
 
     def step(self, state: State, *entries: Update) -> State:
         """The state some zeroth-order rounds later, in one pass."""
@@ -111,40 +112,57 @@ class Replay:
         for row in self.ledger.rows(0, target):
             if (entry := row.decoded()) is not None:
                 costs.add(entry)
-            if self.has_snapshot(row):
+            if row.state in self._files:  # a client needs no moments
                 kept.append(row.round)
         try:
             way = costs.choose(held, target, snapshots=kept, least=least)
         except ValueError as error:
             raise LedgerError(f"no way from round {held} to round {target}: {error}", round=target) from None
-        state = None if way.snapshot is None else self.snapshot(self.ledger.row(way.snapshot))
+        start = None if way.snapshot is None else self.ledger.row(way.snapshot)
+        state = None if start is None else self._snapshots.read(self._files[start.state])
         return way, state, [row.entry for row in self.ledger.rows(way.first, way.last)]
 
-    def _start(self, round: int) -> int:
-        """The last round up to ``round`` with a snapshot from which the entries lead there."""
-        for number in range(round, -1, -1):
-            row = self.ledger.row(number)
-            if self.has_snapshot(row):
-                return number
-            if self._rerun is None and isinstance(row.decoded(), Replacement):
-                raise LedgerError(
-                    f"round {number}: a first-order round of which no snapshot is kept; "
+    def _base(self, round: int) -> tuple[Row, State]:
+        """The last round up to ``round`` with a snapshot from which the entries lead there, and its state.
+
+        Where that snapshot is damaged, the one before it will do, as what is rebuilt is held to the ledger's digest.
+        """
+        damage: LedgerError | None = None
+        stop = round
+        for start in reversed(self.ledger.kept(round)):
+            row = self.ledger.row(start)
+            if not self.has_snapshot(row):
+                continue
+            self._refuse_barrier(start + 1, stop, damage)
+            try:
+                return row, self.snapshot(row)
+            except LedgerError as error:
+                damage, stop = damage or error, start
+        self._refuse_barrier(0, stop, damage)
+        raise damage or LedgerError(f"no snapshot of rounds 0 to {round}", round=round)
+
+    def _refuse_barrier(self, first: int, last: int, damage: LedgerError | None) -> None:
+        """Raise where a first-order round lies in the way, and nobody can run it again."""
+        for row in self.ledger.rows(first, last) if self._rerun is None else ():
+            if isinstance(row.decoded(), Replacement):
+                raise damage or LedgerError(
+                    f"round {row.round}: a first-order round of which no snapshot is kept; "
                     f"snapshots: rounds {self.kept()}",
                     hint='run.keep-snapshots = "all" keeps every one',
-                    round=number,
+                    round=row.round,
                 )
-        raise LedgerError(f"no snapshot of rounds 0 to {round}", round=round)
 
     def kept(self) -> str:
         """Rounds with a snapshot, for people."""
-        rounds = [str(row.round) for row in self.ledger.rows() if self.has_snapshot(row)]
-        return ", ".join(rounds) or "none"
+        return ", ".join(map(str, self.ledger.kept(self.ledger.last))) or "none"
 
     def _again(self, entry: Replacement, state: State) -> State:
         assert self._rerun is not None
         again = self._rerun(entry, state)
         if again.digest() != entry.snapshot:
             raise mismatch(entry.round, entry.snapshot, again.digest(), "running it again gives")
+        if (moments := moments_digest(again.moments())) != entry.moments:
+            raise mismatch(entry.round, entry.moments, moments, "running it again gives another phase state,")
         return again
 
 

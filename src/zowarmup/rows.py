@@ -97,6 +97,11 @@ class Row(NamedTuple):
             )
         return entry
 
+    def digests(self) -> tuple[bytes, ...]:
+        """Digests of the files of this round's snapshot: of the state, and of the moments where there are any."""
+        moments = getattr(self.decoded(), "moments", "")
+        return (self.state, *([bytes.fromhex(moments)] if moments else []))
+
     def measured(self) -> Metrics:
         """The metrics.
 

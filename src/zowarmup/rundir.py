@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -27,6 +28,7 @@ RECIPE, METRICS, SUMMARY, MODEL, REPORT = (
     "model.safetensors",
     "report.html",
 )
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR}
 _DERIVED = (RECIPE, METRICS, SUMMARY, MODEL, REPORT)
 _UNBORN = {LOCK, f".{LEDGER[0]}", f".{LEDGER[0]}-journal"}
 """What a run leaves that was killed before it had a ledger."""
@@ -50,6 +52,30 @@ def check(path: Path, *, force: bool = False) -> None:
             raise OutputError(f"{path}: exists and is not empty", hint=hint, path=path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be used: {error.strerror}", path=path) from error
+
+
+def complete(path: Path) -> None:
+    """Refuse a ledger that lacks rounds which metrics.jsonl has: they were committed before they were written there.
+
+    Raises:
+        OutputError: it does; as a rule ``ledger.db`` was copied without its ``-wal``, or that was cut short.
+        LedgerError: the ledger is damaged.
+    """
+    try:
+        with (path / METRICS).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
+            lines = file.read().splitlines()
+        told = max(msgspec.json.decode(line)["round"] for line in lines[-2:] if line.endswith(b"}"))
+    except (OSError, ValueError, KeyError, TypeError, msgspec.DecodeError):
+        return
+    with Ledger.open(path) as ledger:
+        last = ledger.last
+    if isinstance(told, int) and told > last:
+        raise OutputError(
+            f"{path}: {METRICS} has round {told}, the ledger ends with {f'round {last}' if last >= 0 else 'none'}",
+            hint=f"was {LEDGER[1]} left behind? Remove {METRICS} to go on with what the ledger has",
+            path=path,
+        )
 
 
 class RunDirectory:
@@ -97,16 +123,24 @@ class RunDirectory:
         check(path, force=force)
         fresh = not path.exists()
         try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written to: {error.strerror}", path=path) from error
-        lock = locked(path)
+            disk.mkdir(path)
+        except ZOWarmUpError as error:
+            if fresh:
+                with contextlib.suppress(OSError):  # it was made, but not durably
+                    path.rmdir()
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _REFUSED:
+                raise OutputError(f"{path}: cannot be written to: {error.__cause__.strerror}", path=path) from error
+            raise
+        lock, cleared = locked(path), False
         try:
+            disk.probe(path)
+            cleared = True
             _clear(path)
-            return cls(path, lock, Ledger.create(path, head, disk=disk), disk)
+            return cls._begun(path, lock, Ledger.create(path, head, disk=disk), disk)
         except BaseException:
-            with contextlib.suppress(ZOWarmUpError):
-                _clear(path)
+            if cleared:  # an earlier run stays as it was until then
+                with contextlib.suppress(ZOWarmUpError):
+                    _clear(path)
             _release(path, lock, remove=fresh)
             raise
 
@@ -121,9 +155,18 @@ class RunDirectory:
         Ledger.open(path).close()  # refuses without a trace what is no run directory
         lock = locked(path)
         try:
-            return cls(path, lock, Ledger.open(path, disk=disk), disk)
+            disk.probe(path)
+            return cls._begun(path, lock, Ledger.open(path, disk=disk), disk)
         except BaseException:
             lock.release()
+            raise
+
+    @classmethod
+    def _begun(cls, path: Path, lock: filelock.BaseFileLock, ledger: Ledger, disk: Disk) -> RunDirectory:
+        try:
+            return cls(path, lock, ledger, disk)
+        except BaseException:
+            ledger.close()
             raise
 
     def __enter__(self) -> RunDirectory:
@@ -134,13 +177,20 @@ class RunDirectory:
 
     def close(self) -> None:
         """Close ledger and metrics.jsonl, and let others write."""
-        if self._metrics is not None:
-            with writing(self.path / METRICS):
-                self._metrics.close()
+        try:
+            if self._metrics is not None:
+                with writing(self.path / METRICS):
+                    self._metrics.close()
+        finally:
             self._metrics = None
-        if self._lock.is_locked:
-            self.ledger.close()
-            self._lock.release()
+            if self._lock.is_locked:
+                self.ledger.close()
+                self._lock.release()
+
+    def outdate(self) -> None:
+        """Remove what was made of fewer rounds, and will be made again at the end."""
+        for name in (SUMMARY, MODEL, REPORT):
+            self.disk.unlink(self.path / name)
 
     def begin(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Make metrics.jsonl anew, to be added to."""
@@ -189,8 +239,10 @@ def _clear(path: Path) -> None:
 
 
 def _release(path: Path, lock: filelock.BaseFileLock, *, remove: bool) -> None:
+    if remove and os.name != "nt":  # while it is held, so that nobody else gets it in between
+        with contextlib.suppress(OSError):
+            (path / LOCK).unlink(missing_ok=True)
     lock.release()
     if remove:
         with contextlib.suppress(OSError):  # not empty: other files were there before
-            (path / LOCK).unlink(missing_ok=True)
             path.rmdir()

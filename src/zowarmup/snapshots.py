@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zowarmup.chain import shortened
 from zowarmup.disk import Disk
-from zowarmup.errors import DiskError, LedgerError, ReplayMismatch
+from zowarmup.errors import LedgerError, ReplayMismatch
 from zowarmup.ledger import File
 from zowarmup.protocol import Entry, Update
 from zowarmup.recipe import RunSettings
@@ -44,10 +44,7 @@ class Snapshots:
         Raises:
             DiskError: for instance, the disk is full; no file was made.
         """
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise DiskError(f"{self.folder}: cannot be made: {error.strerror}", path=self.folder) from error
+        disk.mkdir(self.folder)
         files = [self._write(state.digest(), tensors(state, self._table), disk)]
         if moments := state.moments():
             files.append(self._write(moments_digest(moments), moments, disk))

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zowarmup.errors import ModelError
+
 
 @dataclass(frozen=True)
 class State:
@@ -61,6 +63,18 @@ def moments_digest(moments: Mapping[str, Tensor]) -> str:
     return _blake2b(*_frames(moments)).hex() if moments else ""
 
 
+def check_dtypes(buffers: Mapping[str, Tensor]) -> None:
+    """Refuse buffers of a type that snapshots do not have.
+
+    Raises:
+        ModelError: there is one.
+    """
+    for name, buffer in buffers.items():
+        if buffer.dtype not in _DTYPES:
+            kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+            raise ModelError(f"buffer {name} is {str(buffer.dtype).removeprefix('torch.')}, expected one of {kinds}")
+
+
 def tree(tensor: Tensor) -> bytes:
     """blake2b-256 of the blake2b-256 digests of a tensor's pieces of 2**20 bytes, little-endian.
 
@@ -103,4 +117,7 @@ _DTYPES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.uint16: "U16",
+    torch.uint32: "U32",
+    torch.uint64: "U64",
 }

@@ -94,6 +94,8 @@ class Table:
         table = cls(tuple(names), tuple(shapes))
         if table.canonical() != content:
             raise ValueError("not a tensor table: something else before, between or behind its rows")
+        if len(set(names)) < len(names):
+            raise ValueError("not a tensor table: two parameters of one name")
         return table
 
     def digest(self) -> str:

@@ -13,6 +13,7 @@ from zowarmup.errors import OutputError, ZOWarmUpError, ZOWarmUpWarning
 from zowarmup.ledger import Ledger
 
 LOCK = "writer.lock"
+_PATIENCE_SECONDS = 0.5
 
 
 def lock(folder: Path) -> filelock.BaseFileLock:
@@ -34,7 +35,7 @@ def locked(folder: Path) -> filelock.BaseFileLock:
         )
     found = lock(folder)
     try:
-        found.acquire()
+        found.acquire(blocking=True, timeout=_PATIENCE_SECONDS)  # others hold it for an instant, to look
     except filelock.Timeout:
         message = f"{folder}: is being written by {_holder(folder)}"
         raise OutputError(message, hint="wait, or stop it", path=folder) from None

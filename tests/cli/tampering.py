@@ -28,4 +28,5 @@ def cut(folder: Path, last: int, *, ended: str | None = "interrupted") -> None:
     execute(folder, "DELETE FROM run WHERE key = 'ended'")
     if ended is not None:
         execute(folder, "INSERT INTO run VALUES ('ended', ?)", f'{{"status": "{ended}"}}'.encode())
-    (folder / "summary.json").unlink()
+    for name in ("summary.json", "metrics.jsonl"):
+        (folder / name).unlink(missing_ok=True)

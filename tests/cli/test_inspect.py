@@ -71,6 +71,7 @@ def test_a_stopped_run_says_how_far_it_came(cli, run_dir: Path) -> None:
     cut(run_dir, 5)
     assert cli("inspect", "a").out.startswith("digits, seed 0: interrupted, 5 of 9 rounds\n")
     execute(run_dir, "DELETE FROM rounds")
+    (run_dir / "metrics.jsonl").unlink(missing_ok=True)
     ended = cli("inspect", "a")
     assert ended.code == 0
     assert ended.out.startswith("digits, seed 0: interrupted, no round yet\n")
@@ -179,6 +180,7 @@ def test_a_round_that_is_not_there_is_refused(cli, run_dir: Path, round: str) ->
 
 def test_a_round_of_a_run_without_one_is_refused(cli, run_dir: Path) -> None:
     execute(run_dir, "DELETE FROM rounds")
+    (run_dir / "metrics.jsonl").unlink(missing_ok=True)
     message = "zowarmup: a: has no round yet\nhint: `zowarmup resume a` starts it\n"
     assert cli("inspect", "a", "--round", "0") == (2, "", message)
 

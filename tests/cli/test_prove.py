@@ -58,7 +58,7 @@ def test_a_first_order_round_without_a_snapshot_is_only_linked(cli, run_dir: Pat
         execute(run_dir, "DELETE FROM snapshots WHERE digest IN (SELECT state FROM rounds WHERE round = ?)", round)
     ended = cli("verify", "a")
     assert ended.code == 0
-    assert ended.out.endswith("linked only  rounds 1–2: first-order, without a snapshot to compare\n")
+    assert ended.out.endswith("linked only  rounds 1–2: without a snapshot to compare\n")
 
 
 @pytest.mark.parametrize("column", ["entry", "metrics", "state", "chain"])
@@ -91,6 +91,7 @@ def test_what_is_no_database_cannot_be_verified(cli, run_dir: Path) -> None:
 
 def test_a_run_without_a_round_has_nothing_to_prove(cli, run_dir: Path) -> None:
     execute(run_dir, "DELETE FROM rounds")
+    (run_dir / "metrics.jsonl").unlink(missing_ok=True)
     execute(run_dir, "DELETE FROM snapshots")
     assert cli("verify", "a") == (0, "a: everything holds\n\nrounds  none yet\n", "")
 

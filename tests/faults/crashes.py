@@ -51,6 +51,7 @@ class Job:
         limit_bytes: no file may grow beyond.
         hold: a file that the child makes after round ``hold_round``; it goes on when the file is gone.
         user: become this user first.
+        network: do without WAL, as on a network file system.
     """
 
     do: Literal["run", "resume", "read", "cli"]
@@ -72,6 +73,7 @@ class Job:
     hold: str | None = None
     hold_round: int = 0
     user: int | None = None
+    network: bool = False
 
 
 @dataclass(frozen=True)

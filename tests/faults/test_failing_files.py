@@ -8,12 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from crashes import SHORT, Driver, Job, Outcome, differences, finish, ledger_there
+import torch
+from crashes import SHORT, Driver, Job, Outcome, differences, finish, ledger_last, ledger_there
+from safetensors.torch import load_file
 
 import zowarmup
 from zowarmup.disk import Disk
 from zowarmup.errors import OutputError, ZOWarmUpWarning
+from zowarmup.ledger import Ledger
+from zowarmup.replay import Replay
 from zowarmup.rundir import RunDirectory
+from zowarmup.snapshots import Snapshots, tensors
 
 SET = [part for path, value in SHORT.items() for part in ("--set", f"{path}={value}")]
 ERRORS = (errno.ENOSPC, errno.EIO)
@@ -32,8 +37,23 @@ def check_failure(driver: Driver, run: Path, reference: Path, outcome: Outcome) 
         assert "hint: free some space" in outcome.printed
     if ledger_there(run):
         assert zowarmup.verify(run).holds
+        check_agreement(run)
     finish(driver, run, SHORT)
     assert differences(run, reference, snapshots=False) == []
+
+
+def check_agreement(run: Path) -> None:
+    """The files made last are of the round that they name, which is the ledger's last."""
+    summary, model = run / "summary.json", run / "model.safetensors"
+    if not (summary.is_file() and model.is_file()):
+        return
+    number = json.loads(summary.read_text())["rounds"]
+    assert number == ledger_last(run)
+    with Ledger.open(run) as ledger:
+        state = Replay(ledger, Snapshots(run, ledger.head.table)).state(number)
+        expected = tensors(state, ledger.head.table)
+    found = load_file(model)
+    assert all(torch.equal(found[name], expected[name]) for name in expected), number
 
 
 def fail_at(driver: Driver, whole, folder: Path, numbers, error: int, *, lasting: bool = False) -> None:
@@ -103,6 +123,28 @@ def test_every_system_call_fails(failing, driver, whole, tmp_path, error):
     fail_calls(failing, driver, tmp_path, whole(SHORT)[0], 1, error)
 
 
+def kill_without_wal(failing: Driver, driver: Driver, folder: Path, reference: Path, step: int) -> None:
+    """A journal that a killed commit left is rolled back, by whoever looks first."""
+    job = replace(by_command_line(folder / "counted"), network=True, calls="all")
+    for nth in range(1, int(failing(job).said["calls"]) + 1, step):
+        run = folder / f"run-{nth}"
+        killed = failing(replace(by_command_line(run), network=True, calls="all", nth=nth))
+        assert killed.code == -9
+        if ledger_there(run):
+            assert zowarmup.verify(run).holds, nth
+        finish(driver, run, SHORT)
+        assert differences(run, reference, snapshots=False) == [], nth
+
+
+def test_killed_without_wal_here_and_there(failing, driver, whole, tmp_path):
+    kill_without_wal(failing, driver, tmp_path, whole(SHORT)[0], 29)
+
+
+@pytest.mark.slow
+def test_killed_without_wal_everywhere(failing, driver, whole, tmp_path):
+    kill_without_wal(failing, driver, tmp_path, whole(SHORT)[0], 1)
+
+
 @pytest.mark.parametrize("limit", [1000, 4000, 9000, 12_000, 20_000, 40_000])
 def test_files_that_may_not_grow(driver, whole, tmp_path, limit):
     """The operating system's own limit, which SQLite and snapshots run into at different places."""
@@ -125,6 +167,34 @@ def test_a_file_system_that_cannot_sync(tmp_path, monkeypatch):
     trained = zowarmup.run("digits", overrides={**SHORT, "run.sync": "off"}, out=tmp_path / "run")
     assert zowarmup.verify(tmp_path / "run").holds
     assert trained.summary["status"] == "finished"
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.ENOSYS], ids=["invalid", "unknown"])
+def test_a_file_system_that_cannot_sync_in_sqlite_either(failing, tmp_path, error):
+    """The system call itself refuses, so SQLite meets it too."""
+    run = tmp_path / "run"
+    refused = failing(replace(by_command_line(run), calls="fsync fdatasync", nth=1, error=error, lasting=True))
+    assert refused.code == 2, refused
+    assert "its file system cannot make files durable" in refused.printed
+    assert 'hint: run.sync = "off" does without' in refused.printed
+    assert not run.exists()
+
+
+def test_without_sync_nothing_syncs(failing, tmp_path):
+    run = tmp_path / "run"
+    job = Job(do="run", out=str(run), overrides={**SHORT, "run.sync": "off"}, sync=False, calls="fsync fdatasync")
+    done = failing(replace(job, nth=1, error=errno.EINVAL, lasting=True))
+    assert (done.code, done.said) == (0, {"calls": 0})
+    assert zowarmup.verify(run).holds
+
+
+def test_a_refused_force_leaves_the_earlier_run(failing, driver, whole, tmp_path):
+    reference, run = whole(SHORT)[0], tmp_path / "run"
+    assert driver(Job(do="run", out=str(run), overrides=SHORT)).code == 0
+    again = Job(do="run", out=str(run), overrides=SHORT, force=True, calls="fsync fdatasync")
+    refused = failing(replace(again, nth=1, error=errno.EINVAL, lasting=True))
+    assert (refused.code, refused.said["error"]) == (2, "OutputError")
+    assert differences(run, reference) == []
 
 
 def test_a_network_file_system_is_told_and_does_without_wal(tmp_path, monkeypatch):
@@ -167,6 +237,26 @@ def test_a_run_directory_that_is_read_only_can_be_read(driver, tmp_path):
     assert (refused.code, refused.said["error"]) == (2, "OutputError"), json.dumps(refused.said)
     for path in (run, run / "snapshots"):
         path.chmod(0o755)
+
+
+def test_a_killed_run_on_a_read_only_medium(driver, tmp_path):
+    """With SQLite's shared memory beside it, it can be read; without, the hint says what to do."""
+    user = 65534 if _is_root(tmp_path) else None
+    for shared in (True, False):
+        run = tmp_path / f"run-{shared}"
+        assert driver(Job(do="run", out=str(run), overrides=SHORT, strike="commit after", nth=6)).code == -9
+        if not shared:
+            (run / "ledger.db-shm").unlink()
+        for path in (run / "snapshots", run):
+            path.chmod(0o555)
+        read = driver(Job(do="read", out=str(run), user=user))
+        for path in (run, run / "snapshots"):
+            path.chmod(0o755)
+        if shared:
+            assert read.code == 0 and read.said["holds"] and read.said["status"] == "interrupted", read
+        else:
+            assert (read.code, read.said["error"]) == (2, "OutputError"), read
+            assert read.said["hint"].startswith("its last rounds are in ledger.db-wal: copy the folder")
 
 
 def _is_root(folder: Path) -> bool:

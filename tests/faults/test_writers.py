@@ -18,15 +18,19 @@ from zowarmup.cli import main
 from zowarmup.errors import OutputError
 
 
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not come within a minute"
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def busy(driver, tmp_path):
     """A run that waits in another process, after round 3."""
     run, hold = tmp_path / "run", tmp_path / "hold"
     driver.start(Job(do="run", out=str(run), overrides=SHORT, hold=str(hold), hold_round=3))
-    deadline = time.monotonic() + 60
-    while not hold.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(hold)
     yield run
     hold.unlink()
     assert driver.finish().code == 0
@@ -55,14 +59,27 @@ def test_readers_read_while_a_run_goes_on(busy):
 def test_the_run_that_was_read_ends_as_if_nobody_had_looked(driver, whole, tmp_path):
     run, hold = tmp_path / "run", tmp_path / "hold"
     driver.start(Job(do="run", out=str(run), overrides=SHORT, hold=str(hold), hold_round=2, figures=True))
-    while not hold.exists():
-        time.sleep(0.01)
+    wait_for(hold)
     zowarmup.verify(run)
     with pytest.raises(OutputError):
         zowarmup.resume(run)
     hold.unlink()
     assert driver.finish().code == 0
     assert differences(run, whole(SHORT)[0]) == []
+
+
+def test_a_run_that_goes_on_is_verified_at_any_moment(driver, tmp_path):
+    run = tmp_path / "run"
+    driver.start(Job(do="run", out=str(run), overrides={"phase.0.rounds": 40, "phase.1.rounds": 40}))
+    while ledger_last(run) < 1:
+        time.sleep(0.005)
+    seen = []
+    while not seen or seen[-1] < 80:
+        proof = zowarmup.verify(run)
+        assert proof.holds, proof.problems
+        seen.append(proof.rounds)
+    assert driver.finish().code == 0
+    assert len(set(seen)) > 1
 
 
 def test_a_lock_whose_holder_was_killed_holds_nobody_up(driver, whole, tmp_path):

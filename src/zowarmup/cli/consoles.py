@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from zowarmup.errors import UsageError, ZOWarmUpWarning
+from zowarmup.errors import LedgerError, UsageError, ZOWarmUpWarning
 
 _WIDE = 160  # columns of a table that no terminal limits
 
@@ -110,8 +110,8 @@ def told_where(folder: Path) -> Iterator[None]:
     before = _stamps(folder)
     try:
         yield
-    except UsageError:
-        raise  # nothing was written; where the ledger changed all the same, another process writes it
+    except (UsageError, LedgerError):
+        raise  # nothing was written, and where the ledger changed another process writes it; or going on fails again
     except BaseException as error:
         after = _stamps(folder)
         if any(after) and after != before:

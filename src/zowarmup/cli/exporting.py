@@ -11,10 +11,9 @@ import msgspec
 
 from zowarmup.disk import Disk, writing
 from zowarmup.history import History
-from zowarmup.ledger import Ledger, Row
+from zowarmup.ledger import Ledger
 
 FORMAT = "zowarmup/export/1"
-_BATCH = 256  # rounds read at a time: a reader of ours that waits must not keep a writer waiting
 
 
 def lines(folder: Path) -> Iterator[bytes]:
@@ -42,7 +41,7 @@ def lines(folder: Path) -> Iterator[bytes]:
             "sessions": ledger.sessions(),
         }
         yield _encoded(about)
-        for row in _rows(ledger):
+        for row in ledger.rows():
             yield _encoded(history.describe(row))
 
 
@@ -64,11 +63,6 @@ def write(folder: Path, out: Path) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-
-
-def _rows(ledger: Ledger) -> Iterator[Row]:
-    for first in range(0, ledger.last + 1, _BATCH):
-        yield from list(ledger.rows(first, min(first + _BATCH - 1, ledger.last)))
 
 
 def _encoded(line: object) -> bytes:

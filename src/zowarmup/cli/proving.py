@@ -48,7 +48,7 @@ def _checked(proof: Proof, console: Console) -> Iterable[tuple[str, str]]:
     yield "replayed", f"{words.plural(proof.replayed, 'round')} that give the state in the ledger"
     if proof.unproved:
         ranges = ", ".join(f"{a}" if a == b else f"{a}\N{EN DASH}{b}" for a, b in proof.unproved)
-        yield "linked only", f"rounds {ranges}: first-order, without a snapshot to compare"
+        yield "linked only", f"rounds {ranges}: without a snapshot to compare"
 
 
 def show_difference(difference: Difference, a: Path, b: Path, *, as_json: bool) -> None:

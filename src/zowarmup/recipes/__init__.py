@@ -45,14 +45,23 @@ def parse(text: str, *, name: str = "recipe", overrides: Mapping[str, Any] | Ite
 
 
 def edit(text: str, overrides: Mapping[str, Any] | Iterable[str], *, name: str = "recipe") -> str:
-    """TOML text with other values in it and every other key as it is; see :func:`parse`.
+    """TOML text with other values in it, of a recipe's types, and every other key as it is; see :func:`parse`.
 
     Raises:
         RecipeError: what comes out is no recipe.
+
+    >>> edit(to_toml(load("digits")), {"phase.0.lr": 1}).count("lr = 1.0")
+    1
     """
     table = tomllib.loads(text)
-    _apply(overrides, table)
-    from_table(table, name=name)
+    pairs = list(overrides.items() if isinstance(overrides, Mapping) else map(_override, overrides))
+    _apply(dict(pairs), table)
+    typed = _without_none(msgspec.to_builtins(from_table(table, name=name)))
+    for path, _ in pairs:
+        node: Any = typed
+        for part in path.split("."):
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        _set(table, path, node)
     return tomli_w.dumps(table)
 
 
