@@ -292,13 +292,15 @@ class Ledger:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         assert self._disk is not None, "opened to read"
         with database.sqlite(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
                 self._disk.commit(self._connection, self.path)
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
+                with contextlib.suppress(LedgerError):
+                    self.refresh()  # Ctrl-C may be heard when the commit is over
                 raise
 
     @contextlib.contextmanager

@@ -94,7 +94,8 @@ def test_a_lock_whose_holder_was_killed_holds_nobody_up(driver, whole, tmp_path)
 def test_a_run_that_is_told_to_stop_is_resumed(tmp_path, number):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "zowarmup", "run", "digits", "--out", str(run), "--quiet"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (a background job would ignore it)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     while ledger_last(run) < 2:
         assert process.poll() is None
         time.sleep(0.01)
