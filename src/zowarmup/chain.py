@@ -51,13 +51,13 @@ def genesis(identity: bytes, table: bytes, data: bytes) -> bytes:
         table: canonical bytes of the tensor table.
         data: digest of data, partition and tiers, 32 bytes.
     """
-    return _digest(b"zowarmup/ledger/1" + _sized(identity) + _digest(table) + data)
+    return digest(b"zowarmup/ledger/1" + _sized(identity) + digest(table) + data)
 
 
 def link(previous: bytes, round: int, phase: int, entry: bytes, state: bytes, metrics: bytes) -> bytes:
     """The link of a round, 32 bytes."""
     place = struct.pack("<Qi", round, phase)
-    return _digest(b"zowarmup/round/1" + previous + place + _sized(entry) + state + _sized(metrics))
+    return digest(b"zowarmup/round/1" + previous + place + _sized(entry) + state + _sized(metrics))
 
 
 def shortened(a: str, b: str) -> tuple[str, str]:
@@ -88,5 +88,9 @@ def _sized(content: bytes) -> bytes:
     return struct.pack("<Q", len(content)) + content
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=32).digest()
+def digest(*parts: bytes | memoryview) -> bytes:
+    """BLAKE2b of the parts behind each other, 32 bytes: every hash of the record."""
+    hasher = hashlib.blake2b(digest_size=32)
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest()

@@ -14,6 +14,7 @@ from zowarmup.chain import shortened, unlike
 from zowarmup.errors import DataError, ModelError, RecipeError, UsageError, ZOWarmUpWarning
 from zowarmup.experiment import Experiment, data_digest
 from zowarmup.ledger import Head, Ledger
+from zowarmup.model import shapes
 from zowarmup.recipe import Recipe
 from zowarmup.state import State
 
@@ -108,10 +109,7 @@ def fit_buffers(experiment: Experiment, state: State, path: Path) -> None:
     Raises:
         ModelError: names, shapes or types differ.
     """
-    ours, theirs = (
-        {name: f"{str(buffer.dtype).removeprefix('torch.')} {tuple(buffer.shape)}" for name, buffer in buffers.items()}
-        for buffers in (experiment.initial.buffers, state.buffers)
-    )
+    ours, theirs = shapes(experiment.initial.buffers), shapes(state.buffers)
     if ours != theirs:
         differ = ", ".join(sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)))
         raise ModelError(f"{path}: the model is another one than the run's: buffers {differ} differ")

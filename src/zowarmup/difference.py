@@ -55,7 +55,8 @@ def diff(a: str | Path, b: str | Path) -> Difference:
     """
     with Ledger.open(Path(a)) as one, Ledger.open(Path(b)) as other:
         heads = one.head, other.head
-        about = [name for name, attribute in (("model", "table"), ("data", "data")) if _differ(heads, attribute)]
+        differ = {"model": heads[0].table != heads[1].table, "data": heads[0].data != heads[1].data}
+        about = [name for name, found in differ.items() if found]
         parted: int | None = None
         what: tuple[str, ...] = ()
         metrics = []
@@ -77,10 +78,6 @@ def diff(a: str | Path, b: str | Path) -> Difference:
             what=what,
             metrics=tuple(metrics),
         )
-
-
-def _differ(heads: tuple[Any, Any], attribute: str) -> bool:
-    return bool(getattr(heads[0], attribute) != getattr(heads[1], attribute))
 
 
 def _what(a: Row, b: Row) -> Iterator[str]:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +34,7 @@ class Disk:
         self.sync = sync
         self._watch = watch
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: bytes | Iterable[bytes]) -> None:
         """Replace a file by way of a temporary one, so that it is whole at every moment.
 
         Raises:
@@ -45,7 +45,7 @@ class Disk:
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
             try:
                 with self._step("write", temporary), temporary.open("wb") as file:
-                    file.write(content)
+                    file.writelines((content,) if isinstance(content, bytes) else content)
                 self._fsync(temporary)
                 self.rename(temporary, path)
             except BaseException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import platform
 import tomllib
@@ -143,8 +142,7 @@ def build_task(recipe: Recipe) -> Task:
 def build_phases(recipe: Recipe, federation: Federation, model: Model) -> tuple[Phase, ...]:
     """The recipe's phases, each in its place."""
     built = []
-    first = 1
-    for index, settings in enumerate(recipe.phase):
+    for index, (settings, first) in enumerate(zip(recipe.phase, recipe.first_rounds, strict=True)):
         scope = Scope(
             seed=recipe.seed,
             phase=index,
@@ -156,7 +154,6 @@ def build_phases(recipe: Recipe, federation: Federation, model: Model) -> tuple[
             micro_batch=recipe.run.micro_batch,
         )
         built.append(phases.build(settings, scope))
-        first += settings.rounds
     return tuple(built)
 
 
@@ -239,8 +236,7 @@ def data_digest(experiment: Experiment) -> str:
     }
     found = experiment.federation.digest()
     if constants:
-        content = bytes.fromhex(found) + bytes.fromhex(moments_digest(constants))
-        found = hashlib.blake2b(content, digest_size=32).hexdigest()
+        found = chain.digest(bytes.fromhex(found), bytes.fromhex(moments_digest(constants))).hex()
     return found
 
 

@@ -35,7 +35,7 @@ class History:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.recipe: Recipe = recipes.parse(ledger.head.recipe, name=str(ledger.path))
-        self._first = _first_rounds(self.recipe)
+        self._first = self.recipe.first_rounds
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Every round, as metrics.jsonl has it."""
@@ -192,18 +192,9 @@ def _tiers(pair: tuple[int, int]) -> dict[str, int]:
     return {"high": pair[0], "low": pair[1]}
 
 
-def _first_rounds(recipe: Recipe) -> list[int]:
-    """The first round of each phase."""
-    found, first = [], 1
-    for phase in recipe.phase:
-        found.append(first)
-        first += phase.rounds
-    return found
-
-
 def _pivot(recipe: Recipe) -> int | None:
     """The last round before zeroth-order rounds begin; None where there are none."""
-    for phase, first in zip(recipe.phase, _first_rounds(recipe), strict=True):
+    for phase, first in zip(recipe.phase, recipe.first_rounds, strict=True):
         if isinstance(phase, ZerothOrder):
             return first - 1
     return None

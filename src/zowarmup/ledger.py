@@ -25,7 +25,20 @@ from zowarmup.rows import INITIAL, Clock, File, Head, Metrics, Row
 from zowarmup.table import Table
 
 _BATCH = 256  # rounds read at a time
-__all__ = ["FILES", "INITIAL", "NAME", "VERSION", "Clock", "File", "Head", "Ledger", "Metrics", "Row", "broken"]
+__all__ = [
+    "FILES",
+    "INITIAL",
+    "NAME",
+    "VERSION",
+    "Clock",
+    "File",
+    "Head",
+    "Ledger",
+    "Metrics",
+    "Row",
+    "broken",
+    "no_round_yet",
+]
 
 FILES = (NAME, f"{NAME}-wal", f"{NAME}-shm", f"{NAME}-journal")
 
@@ -44,7 +57,7 @@ class Ledger:
         with self._reading():
             database.check_form(connection, path)
             values = dict(connection.execute("SELECT key, value FROM run"))
-            (self._last,) = connection.execute("SELECT ifnull(max(round), -1) FROM rounds").fetchone()
+        self.refresh()
         self.head = self._head(values)
 
     @classmethod
@@ -345,6 +358,12 @@ class _Facts(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise LedgerError(f"{self._path}: is damaged: facts has no '{key}'", path=self._path)
+
+
+def no_round_yet(ledger: Ledger) -> OutputError:
+    """The error for a ledger without a round."""
+    folder = ledger.path.parent
+    return OutputError(f"{folder}: has no round yet", hint=f"`zowarmup resume {folder}` starts it", path=folder)
 
 
 def broken(ledger: Ledger, row: Row) -> LedgerError:

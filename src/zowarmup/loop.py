@@ -25,7 +25,7 @@ from zowarmup.protocol import Replacement, Report
 from zowarmup.recipe import GIVEN, Recipe
 from zowarmup.recorder import Callback, Recorder, Round
 from zowarmup.replay import Replay
-from zowarmup.rundir import RECIPE, RunDirectory, check, complete
+from zowarmup.rundir import METRICS, RECIPE, RunDirectory, check, lacking
 from zowarmup.state import State
 from zowarmup.traffic import Traffic
 from zowarmup.trained import Trained
@@ -118,8 +118,10 @@ def resume(
         RunError, KeyboardInterrupt: as for :func:`run`.
     """
     path, callbacks = Path(path), tuple(callbacks)
-    complete(path)
     with Ledger.open(path) as ledger:  # refuses before anything is written
+        if message := lacking(ledger):
+            hint = f"was {LEDGER}-wal left behind? Remove {METRICS} to go on with what the ledger has"
+            raise OutputError(message, hint=hint, path=path)
         ledger.check()
         text = continued(ledger, rounds, overrides)
     recipe = recipes.parse(text, name=str(path / LEDGER))
@@ -130,7 +132,8 @@ def resume(
         with RunDirectory.open(path, disk=disk or Disk(sync=recipe.run.sync == "full")) as directory:
             if directory.ledger.head.recipe != ledger.head.recipe:
                 raise OutputError(f"{path}: was changed by another process in the meantime", path=path)
-            directory.ledger.check()
+            if directory.ledger.last != ledger.last:
+                directory.ledger.check()
             return _go(experiment, made, directory.ledger, directory, callbacks, recipe=text)
 
 

@@ -129,7 +129,7 @@ class Model:
         if not buffers and not self._has_buffers:
             return
         own = self._buffers()
-        if faults := _faults(_shapes(own), _shapes(buffers)):
+        if faults := _faults(shapes(own), shapes(buffers)):
             raise ModelError(f"buffers do not fit the model: {faults}")
         with torch.no_grad():
             for name, buffer in own.items():
@@ -278,7 +278,7 @@ def load_weights(model: Model, path: str | Path) -> None:
         raise ModelError(f"{path}: cannot be read: {error}", hint="expected a safetensors file") from error
     own = _state(model)
     found = _first_names(model, found)
-    if faults := _faults(_shapes(own), _shapes(found)):
+    if faults := _faults(shapes(own), shapes(found)):
         raise ModelError(f"{path}: does not fit the model: {faults}")
     model.bind(torch.cat([found[name].reshape(-1) for name in model.table.names]).to(model.device))
     with torch.no_grad():
@@ -305,7 +305,8 @@ def _first_names(model: Model, found: dict[str, Tensor]) -> dict[str, Tensor]:
     return {names.get(name, name): value for name, value in reversed(found.items())}
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Type and shape of each tensor, in words."""
     return {name: f"{dtype_name(value)} {tuple(value.shape)}" for name, value in tensors.items()}
 
 

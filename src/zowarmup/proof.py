@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zowarmup.directions import Directions
-from zowarmup.errors import LedgerError, OutputError, UsageError
+from zowarmup.errors import LedgerError, UsageError
 from zowarmup.ledger import Ledger, Row, broken
 from zowarmup.protocol import Entry, Replacement, Update
 from zowarmup.replay import Replay, check
-from zowarmup.rundir import METRICS, complete
+from zowarmup.rundir import lacking
 from zowarmup.snapshots import Snapshots
 from zowarmup.state import State
 
@@ -72,10 +72,10 @@ def verify(
         LedgerError: the database cannot be read at all.
         UsageError: there is no round ``from_round``.
     """
-    incomplete = _incomplete(Path(folder))
     with Ledger.open(Path(folder)) as ledger:
         if not 0 <= from_round <= max(ledger.last, 0):
             raise UsageError(f"from_round is {from_round}, expected 0 to {ledger.last}, the last round")
+        incomplete = lacking(ledger)
         verifier = _Verifier(ledger, Snapshots(Path(folder), ledger.head.table), directions)
         head = verifier.chain()
         good = verifier.snapshots()
@@ -86,7 +86,11 @@ def verify(
             snapshots=len(good),
             replayed=replayed,
             unproved=_ranges(unproved),
-            problems=(*incomplete, *sorted(verifier.problems, key=_place), *verifier.orphans),
+            problems=(
+                *([Problem(None, incomplete)] if incomplete else []),
+                *sorted(verifier.problems, key=_place),
+                *verifier.orphans,
+            ),
         )
 
 
@@ -207,17 +211,6 @@ class _Verifier:
         )
         if problem not in self.problems:
             self.problems.append(problem)
-
-
-def _incomplete(folder: Path) -> list[Problem]:
-    try:
-        complete(folder)
-    except OutputError as error:
-        if (folder / METRICS).is_file() and METRICS in error.message:
-            return [Problem(None, error.message)]
-    except LedgerError:
-        pass  # found and told by whoever opens it next
-    return []
 
 
 def _place(problem: Problem) -> int:

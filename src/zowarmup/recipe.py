@@ -7,6 +7,7 @@ live in its ``__post_init__``, rules that need data or a model are checked where
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Annotated, Any, Literal, cast
 
@@ -317,6 +318,11 @@ class Recipe(_Table, frozen=True, kw_only=True):
     def rounds(self) -> int:
         """Rounds of all phases together."""
         return sum(phase.rounds for phase in self.phase)
+
+    @property
+    def first_rounds(self) -> tuple[int, ...]:
+        """The first round of each phase."""
+        return tuple(itertools.accumulate((phase.rounds for phase in self.phase[:-1]), initial=1))
 
 
 def _is_python(name: str) -> bool:

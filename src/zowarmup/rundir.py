@@ -54,28 +54,24 @@ def check(path: Path, *, force: bool = False) -> None:
         raise OutputError(f"{path}: cannot be used: {error.strerror}", path=path) from error
 
 
-def complete(path: Path) -> None:
-    """Refuse a ledger that lacks rounds which metrics.jsonl has: they were committed before they were written there.
+def lacking(ledger: Ledger) -> str | None:
+    """What is wrong where metrics.jsonl has a later round than the ledger, which had it first.
 
-    Raises:
-        OutputError: it does; as a rule ``ledger.db`` was copied without its ``-wal``, or that was cut short.
-        LedgerError: the ledger is damaged.
+    As a rule ``ledger.db`` was copied without its ``-wal``, or that was cut short.
     """
+    path = ledger.path.parent
     try:
         with (path / METRICS).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
             lines = file.read().splitlines()
         told = max(msgspec.json.decode(line)["round"] for line in lines[-2:] if line.endswith(b"}"))
     except (OSError, ValueError, KeyError, TypeError, msgspec.DecodeError):
-        return
-    with Ledger.open(path) as ledger:
-        last = ledger.last
-    if isinstance(told, int) and told > last:
-        raise OutputError(
-            f"{path}: {METRICS} has round {told}, the ledger ends with {f'round {last}' if last >= 0 else 'none'}",
-            hint=f"was {LEDGER[1]} left behind? Remove {METRICS} to go on with what the ledger has",
-            path=path,
-        )
+        return None
+    ledger.refresh()  # behind the line, so that a run that goes on lacks nothing
+    if not isinstance(told, int) or told <= ledger.last:
+        return None
+    end = f"round {ledger.last}" if ledger.last >= 0 else "none"
+    return f"{path}: {METRICS} has round {told}, the ledger ends with {end}"
 
 
 class RunDirectory:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from zowarmup.chain import digest as digest_of
 from zowarmup.chain import shortened
 from zowarmup.disk import Disk
 from zowarmup.errors import LedgerError, ReplayMismatch
@@ -99,7 +99,7 @@ class Snapshots:
     def _write(self, digest: str, content: Mapping[str, Tensor], disk: Disk) -> File:
         data = safetensors.torch.save(dict(content))
         disk.write(self.path(bytes.fromhex(digest)), data)
-        return File(bytes.fromhex(digest), _blake2b(data), len(data))
+        return File(bytes.fromhex(digest), digest_of(data), len(data))
 
     def _read(self, file: File) -> dict[str, Tensor]:
         path = self.path(file.digest)
@@ -111,7 +111,7 @@ class Snapshots:
             raise LedgerError(f"{path}: cannot be read: {error.strerror}", path=path) from error
         if len(data) != file.bytes:
             raise LedgerError(f"{path}: has {len(data)} bytes, expected {file.bytes}", path=path)
-        if (got := _blake2b(data)) != file.file:
+        if (got := digest_of(data)) != file.file:
             ours, theirs = shortened(got.hex(), file.file.hex())
             raise LedgerError(f"{path}: was changed: the file is {ours}, the ledger says {theirs}", path=path)
         try:
@@ -191,7 +191,3 @@ def _digest_of(path: Path) -> bytes:
         return bytes.fromhex(path.name.removesuffix(SUFFIX))
     except ValueError:
         return b""
-
-
-def _blake2b(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=32).digest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zowarmup.chain import digest
 from zowarmup.errors import ModelError
 
 
@@ -55,12 +55,12 @@ class State:
 
     @cached_property
     def _digest(self) -> str:
-        return _blake2b(tree(self.weights), *_frames(self.buffers)).hex()
+        return digest(tree(self.weights), *_frames(self.buffers)).hex()
 
 
 def moments_digest(moments: Mapping[str, Tensor]) -> str:
     """blake2b-256, as hex, of tensors with their names, dtypes and shapes; empty where there are none."""
-    return _blake2b(*_frames(moments)).hex() if moments else ""
+    return digest(*_frames(moments)).hex() if moments else ""
 
 
 def check_dtypes(buffers: Mapping[str, Tensor]) -> None:
@@ -84,9 +84,9 @@ def tree(tensor: Tensor) -> bytes:
     pieces = [content[start : start + _PIECE] for start in range(0, len(content), _PIECE)]
     threads = min(len(pieces) // 2, _THREADS, os.cpu_count() or 1)
     if threads <= 1:
-        return _blake2b(*map(_blake2b, pieces))
+        return digest(*map(digest, pieces))
     with ThreadPoolExecutor(threads) as pool:
-        return _blake2b(*pool.map(_blake2b, pieces))
+        return digest(*pool.map(digest, pieces))
 
 
 def _frames(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
@@ -95,13 +95,6 @@ def _frames(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
         for text in (name.encode(), _DTYPES[tensor.dtype].encode()):
             yield struct.pack("<I", len(text)) + text
         yield struct.pack(f"<I{tensor.ndim}Q", tensor.ndim, *tensor.shape) + tree(tensor)
-
-
-def _blake2b(*parts: memoryview | bytes) -> bytes:
-    hasher = hashlib.blake2b(digest_size=32)
-    for part in parts:
-        hasher.update(part)
-    return hasher.digest()
 
 
 _PIECE = 1 << 20

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+from zowarmup import chain
 
 if TYPE_CHECKING:
     from zowarmup.directions import Segment
@@ -104,7 +105,7 @@ class Table:
         >>> Table(("weight",), ((2, 3),)).digest()[:16]
         '69044c7f843b4921'
         """
-        return hashlib.blake2b(self.canonical(), digest_size=32).hexdigest()
+        return chain.digest(self.canonical()).hex()
 
 
 _TAG = b"zowarmup/table/1"

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from zowarmup import nets
 from zowarmup.data import Samples, Split
-from zowarmup.errors import DataError, ModelError, OutputError
+from zowarmup.errors import DataError, ModelError
 from zowarmup.history import History
-from zowarmup.ledger import Ledger
+from zowarmup.ledger import Ledger, no_round_yet
 from zowarmup.model import Model, initialise, load_weights
 from zowarmup.perturbed import evaluating
 from zowarmup.recipe import GIVEN, Recipe
@@ -77,7 +77,7 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Trained:
     path = Path(path)
     with Ledger.open(path) as ledger:
         if ledger.last < 0:
-            raise OutputError(f"{path}: has no round yet", hint="`zowarmup resume` starts it", path=path)
+            raise no_round_yet(ledger)
         history = History(ledger)
         recipe, facts = history.recipe, ledger.head.facts
         if model is None:

@@ -64,20 +64,6 @@ def sha256(array: Any) -> str:
     return hashlib.sha256(np.asarray(array).tobytes()).hexdigest()
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    """Equal bits: torch.equal takes -0.0 for 0.0."""
-    return torch.equal(a.view(torch.int32), b.view(torch.int32))
-
-
-def weights(size: int, seed: int = 0) -> Tensor:
-    """Weights of all magnitudes, with denormals and both zeros."""
-    draw = np.random.default_rng(seed)
-    w = (draw.standard_normal(size) * 10.0 ** draw.integers(-44, 3, size)).astype(np.float32)
-    w[draw.random(size) < 0.05] = -0.0
-    w[draw.random(size) < 0.05] = 0.0
-    return torch.from_numpy(w)
-
-
 def pool(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(seed)
     return {
@@ -440,6 +426,8 @@ def test_without_a_place_for_the_cache(tmp_path: Path) -> None:
     code = """
 import torch
 from zowarmup.directions import kernels, select
+
+from .cases import same, weights
 w = torch.zeros(3)
 select("cpu").perturb(w, w, base=0, seed=1, stream=0, c=1.0)
 print(kernels.__file__, type(kernels.perturb._cache).__name__, w.abs().tolist())

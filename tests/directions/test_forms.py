@@ -28,17 +28,6 @@ VECTORS: dict[str, Any] = json.loads((SPEC / "directions-vectors.json").read_tex
 BATCH = kernels._BATCH
 
 
-def step(count: int, exponent: int = 40, seed: int = 0) -> Step:
-    """``count`` directions with coefficients over all of int32, so that sums wrap around."""
-    draw = np.random.default_rng(seed)
-    return Step(
-        seeds=draw.integers(0, 2**64, count, dtype=np.uint64),
-        streams=draw.integers(0, 2**32, count, dtype=np.uint32),
-        coefficients=draw.integers(-(2**31), 2**31, count).astype(np.int32),
-        exponent=exponent,
-    )
-
-
 def expected_sums(one: Step, g: int, size: int) -> np.ndarray:
     """``sum_k +-A_k`` modulo 2^32 from the reference's bits."""
     total = np.zeros(size, np.int64)
@@ -98,6 +87,8 @@ import hashlib, json, sys
 import numpy as np, torch
 from zowarmup.directions import Step, kernels, segments
 from zowarmup.directions.cpu import NumbaDirections
+
+from .cases import step
 
 def step(one, least):
     more = max(0, least - len(one["seeds"])) if one["seeds"] else 0

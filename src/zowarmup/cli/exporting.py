@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from zowarmup.disk import Disk, writing
+from zowarmup.disk import Disk
 from zowarmup.history import History
 from zowarmup.ledger import Ledger
 
@@ -52,17 +50,7 @@ def write(folder: Path, out: Path) -> None:
         OutputError, LedgerError: see :func:`lines`.
         DiskError: the file cannot be written.
     """
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with writing(out), temporary.open("wb") as file:
-            file.writelines(lines(folder))
-            file.flush()
-            os.fsync(file.fileno())
-        Disk().rename(temporary, out)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    Disk().write(out, lines(folder))
 
 
 def _encoded(line: object) -> bytes:

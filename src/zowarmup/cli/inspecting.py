@@ -77,12 +77,11 @@ def about_round(folder: Path, round: int) -> dict[str, Any]:
 
 
 def _phases(history: History, last: int) -> list[dict[str, Any]]:
-    found, first = [], 1
-    for phase in history.recipe.phase:
+    found = []
+    for phase, first in zip(history.recipe.phase, history.recipe.first_rounds, strict=True):
         end = first + phase.rounds - 1
         done = min(max(last - first + 1, 0), phase.rounds)
         found.append({"kind": phase.kind, "tier": phase.tier, "first_round": first, "last_round": end, "done": done})
-        first = end + 1
     return found
 
 
@@ -90,9 +89,7 @@ def _snapshots(ledger: Ledger) -> list[dict[str, Any]]:
     """Files that may be relied on, in the order of the rounds that they belong to."""
     files, found = ledger.files(), []
     for row in ledger.rows():
-        entry = row.decoded()
-        held = {"state": row.state, "moments": bytes.fromhex(getattr(entry, "moments", ""))}
-        for what, digest in held.items():
+        for what, digest in zip(("state", "moments"), row.digests(), strict=False):
             if digest in files:
                 size = files[digest].bytes
                 found.append({"round": row.round, "holds": what, "bytes": size, "digest": digest.hex()})

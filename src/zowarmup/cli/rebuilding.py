@@ -13,7 +13,7 @@ from zowarmup.disk import Disk
 from zowarmup.errors import OutputError
 from zowarmup.history import History
 from zowarmup.ledger import NAME as LEDGER
-from zowarmup.ledger import Ledger
+from zowarmup.ledger import Ledger, no_round_yet
 
 
 def rebuild(folder: Path) -> Path:
@@ -75,8 +75,6 @@ def _page(folder: Path) -> Path:
 
 def _checked(ledger: Ledger) -> Disk:
     """How to write, if there is something to report."""
-    from zowarmup.cli.replaying import no_round_yet
-
     if ledger.last < 0:
         raise no_round_yet(ledger)
     return Disk(sync=History(ledger).recipe.run.sync == "full")

@@ -44,17 +44,13 @@ def number(ledger: Ledger, round: int, option: str) -> int:
         UsageError: there is no such round.
     """
     if ledger.last < 0:
+        from zowarmup.ledger import no_round_yet
+
         raise no_round_yet(ledger)
     found = round if round >= 0 else ledger.last + 1 + round
     if not 0 <= found <= ledger.last:
         raise UsageError(f"{option} {round}: {ledger.path.parent} has rounds 0 to {ledger.last}")
     return found
-
-
-def no_round_yet(ledger: Ledger) -> OutputError:
-    """The error for a ledger without a round."""
-    folder = ledger.path.parent
-    return OutputError(f"{folder}: has no round yet", hint=f"`zowarmup resume {folder}` starts it", path=folder)
 
 
 def replay(folder: Path, round: int, out: Path) -> Replayed:
