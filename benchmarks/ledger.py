@@ -30,7 +30,7 @@ import zowarmup
 from zowarmup import nets, recipes, recorder, state
 from zowarmup.directions import Step, select
 from zowarmup.disk import Disk
-from zowarmup.experiment import head, prepare
+from zowarmup.experiment import ledger_head, prepare
 from zowarmup.ledger import Clock, Ledger
 from zowarmup.loop import local, rounds
 from zowarmup.model import Model
@@ -87,7 +87,7 @@ def commits(folder: Path) -> Iterator[list[Any]]:
     bare.executescript(
         "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE t (i INTEGER PRIMARY KEY, b BLOB)"
     )
-    with Ledger.create(folder, head(experiment), disk=Disk()) as ledger:
+    with Ledger.create(folder, ledger_head(experiment), disk=Disk()) as ledger:
         digest = update.state.digest()
 
         def ours() -> None:

@@ -17,8 +17,8 @@ from zowarmup import chain, recipes
 from zowarmup.chain import genesis, identity, link, unlike
 from zowarmup.directions import select
 from zowarmup.ledger import Clock, Head, Ledger, Metrics
-from zowarmup.phases.apply import update
-from zowarmup.protocol import Replacement, Update, decode_entry, encode, members
+from zowarmup.phases.apply import apply
+from zowarmup.protocol import Patch, Replacement, Update, decode_entry, encode, members
 from zowarmup.state import State, moments_digest, tree
 from zowarmup.table import Table
 
@@ -150,14 +150,16 @@ def test_unlike_names_what_differs():
 
 
 def states():
-    """The states of the example's three rounds."""
+    """The states of the example's rounds."""
     buffers = {"mean": torch.tensor([0.5, -0.25]), "count": torch.tensor(3)}
     zero = State(torch.zeros(8), buffers)
     entry = Update(round=1, phase=0, **UPDATE, coefficients=np.array(COEFFICIENTS, np.int32))
-    one = update(zero, entry, segments=TABLE.segments, directions=select("cpu"))
+    one = apply(zero, entry, table=TABLE, directions=select("cpu"))
     weights = torch.tensor([1.0, -1.0, 0.5, 2.0, 0.0, -0.0, 1e-40, 3.5])
     two = State(weights, buffers, {"momentum": torch.tensor([0.1, 0.2], dtype=torch.float64)})
-    return [zero, one, two]
+    three = apply(two.begun(), FROZEN, table=TABLE, directions=select("cpu"))
+    four = apply(three.begun(), PATCH, table=TABLE, directions=select("cpu"))
+    return [zero, one, two, three, four]
 
 
 TABLE = Table(("weight", "bias"), ((2, 3), (2,)))
@@ -173,6 +175,14 @@ lr = 0.1
 kind = "first-order"
 rounds = 1
 lr = 1e-4
+[[phase]]
+kind = "zeroth-order"
+rounds = 1
+lr = 0.1
+freeze = ["bias"]
+[[phase]]
+kind = "head"
+rounds = 2
 """
 COEFFICIENTS = [3, -5]
 UPDATE = {
@@ -182,29 +192,49 @@ UPDATE = {
     "exponent": 2,
     "state": {"v": 0.1},
 }
+FROZEN = Update(
+    round=3,
+    phase=2,
+    members=members([4]),
+    seed=1,
+    coefficients=np.array([7], np.int32),
+    exponent=3,
+    frozen=members([1]),
+)
+PATCH = Patch(
+    round=4,
+    phase=3,
+    members=members([0]),
+    values={"bias": np.array([0.5, -2.0], np.float32)},
+    buffers={"mean": np.array([1.0, 0.25], np.float32), "count": np.array(5)},
+)
 METRICS = [
     Metrics(evaluation={"accuracy": 0.125, "class_accuracy": [0.5, None], "loss": None}),
     Metrics(uplink_bytes=(12, 24), downlink_bytes=(300, 70000), forward_samples=(2**32, 0), turns=(1, 2)),
     Metrics(uplink_bytes=(13, 24), replayed_directions=(0, 127), evaluation={"accuracy": 1.0}),
+    Metrics(uplink_bytes=(13, 28)),
+    Metrics(uplink_bytes=(53, 28)),
 ]
 
 
 def made():
     """The known answers, by this package."""
-    zero, one, two = states()
+    every = states()
+    moments = moments_digest(every[2].moments())
     head = Head(recipe=RECIPE, identity=identity(tomllib.loads(RECIPE)), table=TABLE, data="ab" * 32)
-    moments = moments_digest(two.moments())
     entries = [
         None,
         Update(round=1, phase=0, **UPDATE, coefficients=np.array(COEFFICIENTS, np.int32)),
-        Replacement(round=2, phase=1, members=members([1]), snapshot=two.digest(), moments=moments),
+        Replacement(round=2, phase=1, members=members([1]), snapshot=every[2].digest(), moments=moments),
+        FROZEN,
+        PATCH,
     ]
     with Ledger.memory(head) as ledger:
         rows = [
             ledger.append(
                 phase, encode(entry) if entry else b"", metrics, state.digest(), Clock(seconds=0.0, peak_memory_bytes=0)
             )
-            for phase, entry, metrics, state in zip((-1, 0, 1), entries, METRICS, (zero, one, two), strict=True)
+            for phase, entry, metrics, state in zip(range(-1, 4), entries, METRICS, every, strict=True)
         ]
         ledger.check()
     return {
@@ -230,7 +260,7 @@ def made():
                 "state_digest": state.digest(),
                 "moments_digest": moments_digest(state.moments()),
             }
-            for state in (zero, one, two)
+            for state in every
         ],
         "rounds": [
             {
@@ -263,12 +293,20 @@ def fields(entry):
     common = {"participants": list(entry.participants), "refused": {str(k): v for k, v in entry.refused.items()}}
     if isinstance(entry, Replacement):
         return {"kind": "replacement"} | common | {"snapshot": entry.snapshot, "moments": entry.moments}
+    if isinstance(entry, Patch):
+        values, buffers = ({name: array(each) for name, each in part.items()} for part in (entry.values, entry.buffers))
+        return {"kind": "patch"} | common | {"values": values, "buffers": buffers}
     return {"kind": "update"} | common | {
         "seed": f"{entry.seed:016x}",
         "coefficients": entry.coefficients.tolist(),
         "exponent": entry.exponent,
         "state": entry.state,
+        "frozen": list(entry.stays),
     }  # fmt: skip
+
+
+def array(value):
+    return {"dtype": value.dtype.str, "shape": list(value.shape), "bytes": value.tobytes().hex()}
 
 
 @pytest.fixture(scope="module")
@@ -327,20 +365,30 @@ def frame(name, value):
     return head + hashed_tree(bytes.fromhex(value["bytes"]))
 
 
+def bits(numbers):
+    found = bytearray(max(numbers, default=-1) // 8 + 1)
+    for number in numbers:
+        found[number >> 3] |= 1 << (number & 7)
+    return bytes(found)
+
+
 def entry_bytes(round):
     given = round["fields"]
     if given is None:
         return b""
-    bits = bytearray(max(given["participants"]) // 8 + 1)
-    for client in given["participants"]:
-        bits[client >> 3] |= 1 << (client & 7)
     refused = {int(client): why for client, why in given["refused"].items()}
-    common = [given["kind"], round["round"], round["phase"], bytes(bits), refused]
+    common = [given["kind"], round["round"], round["phase"], bits(given["participants"]), refused]
     if given["kind"] == "replacement":
         return packed([*common, given["snapshot"], given["moments"]])
+    if given["kind"] == "patch":
+        parts = (
+            {name: [each["dtype"], each["shape"], bytes.fromhex(each["bytes"])] for name, each in given[part].items()}
+            for part in ("values", "buffers")
+        )
+        return packed([*common, *parts])
     integers = given["coefficients"]
     array = ["<i4", [len(integers)], struct.pack(f"<{len(integers)}i", *integers)]
-    return packed([*common, int(given["seed"], 16), array, given["exponent"], given["state"]])
+    return packed([*common, int(given["seed"], 16), array, given["exponent"], given["state"], bits(given["frozen"])])
 
 
 def test_the_specifications_words_give_the_known_answers(vectors):
@@ -352,7 +400,8 @@ def test_the_specifications_words_give_the_known_answers(vectors):
     assert table.hex() == vectors["table"]["bytes"]
 
     recipe = tomllib.loads(vectors["recipe"])
-    phases = [dict(recipe["phase"][0]), {k: v for k, v in recipe["phase"][1].items() if k != "rounds"}]
+    *phases, last = recipe["phase"]
+    phases.append({key: value for key, value in last.items() if key != "rounds"})
     kept = {"seed": recipe["seed"], "data": {}, "phase": phases}
     assert json.dumps(kept, sort_keys=True, separators=(",", ":")) == vectors["identity"]
 

@@ -14,7 +14,7 @@ from zowarmup.catchup import NOTHING
 from zowarmup.directions.philox import NumpyDirections
 from zowarmup.errors import LedgerError, ReplayMismatch
 from zowarmup.ledger import Ledger
-from zowarmup.phases.apply import update
+from zowarmup.phases.apply import apply
 from zowarmup.protocol import decode_entry
 from zowarmup.replay import Replay
 from zowarmup.snapshots import Snapshots
@@ -156,7 +156,7 @@ def mixed(tmp_path_factory):
 def test_whoever_missed_rounds_catches_up(mixed, least):
     folder, states = mixed
     made = replay(folder)
-    segments, directions = made.ledger.head.table.segments, NumpyDirections()
+    table, directions = made.ledger.head.table, NumpyDirections()
     tried = 0
     for target in range(13):
         for held in range(NOTHING, target + 1):
@@ -167,7 +167,7 @@ def test_whoever_missed_rounds_catches_up(mixed, least):
                 continue
             start = states[held] if state is None else state
             updates = [decode_entry(entry) for entry in entries]
-            assert update(start, *updates, segments=segments, directions=directions).digest() == states[target].digest()
+            assert apply(start, *updates, table=table, directions=directions).digest() == states[target].digest()
             directions_sent = sum(len(each.coefficients) for each in updates)
             assert way.directions == directions_sent
             assert way.bytes == sum(each.payload_bytes for each in updates) + (state.model_bytes if state else 0)

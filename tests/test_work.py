@@ -55,7 +55,7 @@ def client_and_scope(batch_norm="frozen", micro_batch=7):
         first_round=1,
         members=(3,),
         samples=(0, 0, 0, 40),
-        segments=model.table.segments,
+        table=model.table,
         directions=model.directions,
         micro_batch=micro_batch,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from zowarmup.protocol import Entry, Update
+from zowarmup.protocol import Entry, Replacement, Update
 
 NOTHING = -1
 """What a client holds that holds no state yet."""
@@ -52,10 +52,10 @@ class Costs:
 
     def add(self, entry: Entry) -> None:
         """The next round's entry."""
-        update = isinstance(entry, Update)
-        self._bytes.append(self._bytes[-1] + (entry.payload_bytes if update else 0))
+        step = not isinstance(entry, Replacement)
+        self._bytes.append(self._bytes[-1] + (entry.payload_bytes if step else 0))
         self._directions.append(self._directions[-1] + (len(entry.coefficients) if isinstance(entry, Update) else 0))
-        self._barriers.append(self._barriers[-1] if update else len(self._barriers))
+        self._barriers.append(self._barriers[-1] if step else len(self._barriers))
 
     def choose(
         self, held: int, target: int, *, snapshots: Iterable[int], least: Literal["bytes", "work"] = "bytes"

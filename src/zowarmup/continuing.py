@@ -13,7 +13,8 @@ from zowarmup import chain, recipes
 from zowarmup.chain import shortened, unlike
 from zowarmup.errors import DataError, ModelError, RecipeError, UsageError, ZOWarmUpWarning
 from zowarmup.experiment import Experiment, data_digest
-from zowarmup.ledger import Head, Ledger
+from zowarmup.ledger import Head as LedgerHead
+from zowarmup.ledger import Ledger
 from zowarmup.model import shapes
 from zowarmup.recipe import Recipe
 from zowarmup.state import State
@@ -64,8 +65,8 @@ def _extended(recipe: Recipe, text: str, total: int) -> str:
     if own < 1:
         raise UsageError(f"rounds = {total}: the phases before the last one take {recipe.rounds - last.rounds}")
     values: dict[str, Any] = {f"phase.{index}.rounds": own}
-    if last.schedule == "cosine":
-        values[f"phase.{index}.schedule-rounds"] = last.schedule_rounds or last.rounds
+    if last.horizon is not None:
+        values[f"phase.{index}.schedule-rounds"] = last.horizon
     return recipes.edit(text, values)
 
 
@@ -75,8 +76,8 @@ def _check_rounds(recipe: Recipe, recorded: Recipe, ledger: Ledger) -> None:
         raise UsageError(f"rounds = {recipe.rounds}: expected less than 2**31")
     if recipe.rounds < max(ledger.last, 1):
         raise UsageError(f"rounds = {recipe.rounds}: the run has {ledger.last} rounds already")
-    last, horizon = recipe.phase[-1], recipe.phase[-1].schedule_rounds or recipe.phase[-1].rounds
-    if recipe.rounds > recorded.rounds and last.schedule == "cosine" and last.rounds > horizon:
+    last, horizon = recipe.phase[-1], recipe.phase[-1].horizon
+    if recipe.rounds > recorded.rounds and horizon is not None and last.rounds > horizon:
         raise RecipeError(
             f"{ledger.path}: phase {len(recipe.phase) - 1} has a cosine schedule over {horizon} rounds: "
             f"its learning rate would be 0 from round {recipe.rounds - last.rounds + horizon + 1} on",
@@ -84,7 +85,7 @@ def _check_rounds(recipe: Recipe, recorded: Recipe, ledger: Ledger) -> None:
         )
 
 
-def fit(experiment: Experiment, recorded: Head, path: Path) -> None:
+def fit(experiment: Experiment, recorded: LedgerHead, path: Path) -> None:
     """Refuse another model, or other data, than the run's.
 
     Raises:

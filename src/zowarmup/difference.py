@@ -12,7 +12,7 @@ import numpy as np
 
 from zowarmup.chain import shortened, unlike
 from zowarmup.ledger import Ledger, Row
-from zowarmup.protocol import Entry, Replacement, Update
+from zowarmup.protocol import Entry, Patch, Replacement, Update
 
 
 @dataclass(frozen=True)
@@ -115,5 +115,7 @@ def _fields(a: Entry, b: Entry) -> Iterator[str]:
             )
         if a.state != b.state:
             yield f"phase state: {a.state} and {b.state}"
+    elif isinstance(a, Patch) and isinstance(b, Patch):
+        yield f"values of {', '.join(sorted(a.values.keys() | b.values.keys())) or 'nothing'}"
     elif isinstance(a, Replacement) and isinstance(b, Replacement) and a.moments != b.moments:
         yield "phase state"

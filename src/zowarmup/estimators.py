@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ def slopes(
     tau: float,
     difference: Literal["two-sided", "one-sided"],
     micro_batch: int | Literal["all"],
+    frozen: Collection[str] = (),
 ) -> NDArray[np.float64]:
     r"""Slopes of the mean loss at the bound weights ``w`` along ``S`` directions ``z`` of signs.
 
@@ -52,6 +53,7 @@ def slopes(
         tau: scale of the directions; ``> 0``.
         difference: ``"two-sided"`` evaluates 2 S losses, ``"one-sided"`` S + 1.
         micro_batch: samples in one forward pass.
+        frozen: parameters along which directions are 0.
 
     Returns:
         Loss per unit of ``eps``, shape ``(S,)``; not finite where a loss is not.
@@ -70,9 +72,9 @@ def slopes(
     with model.evaluation():
         base = _loss(model, chunks, task) if difference == "one-sided" else None
         for index, stream in enumerate(int(stream) for stream in streams):
-            plus = _loss(model, chunks, task, model.perturbed(seed=seed, stream=stream, c=c))
+            plus = _loss(model, chunks, task, model.perturbed(seed=seed, stream=stream, c=c, frozen=frozen))
             if base is None:
-                minus = _loss(model, chunks, task, model.perturbed(seed=seed, stream=stream, c=-c))
+                minus = _loss(model, chunks, task, model.perturbed(seed=seed, stream=stream, c=-c, frozen=frozen))
                 found[index] = (plus - minus) / (2 * eps)
             else:
                 found[index] = (plus - base) / eps

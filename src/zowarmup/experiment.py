@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from zowarmup import chain, data, nets, phases, recipes
+from zowarmup import head as heads
 from zowarmup.data import Dataset, Federation, Samples
 from zowarmup.directions import Directions, check_denormals, select
 from zowarmup.errors import DataError, ModelError, RecipeError, ZOWarmUpError
 from zowarmup.imports import load_object
-from zowarmup.ledger import Head
+from zowarmup.ledger import Head as LedgerHead
 from zowarmup.model import Model, cuda_precision, initialise, load_weights
 from zowarmup.phases import Phase, Scope
-from zowarmup.recipe import GIVEN, Recipe, ZerothOrder
+from zowarmup.recipe import GIVEN, Head, Recipe, ZerothOrder
 from zowarmup.state import State, check_dtypes, moments_digest
 from zowarmup.task import Classification, Task
 
@@ -74,7 +75,7 @@ def prepare(
         )
     dataset = data.load(recipe.data, seed=recipe.seed, dataset=dataset)
     federation = data.federate(recipe.data, dataset, seed=recipe.seed)
-    if any(phase.augment == "standard" for phase in recipe.phase) and dataset.train.x.ndim != 4:
+    if any(getattr(phase, "augment", "none") == "standard" for phase in recipe.phase) and dataset.train.x.ndim != 4:
         raise RecipeError(
             f'augment = "standard" needs images (N, C, H, W), but samples have shape {dataset.train.x.shape[1:]}'
         )
@@ -149,11 +150,11 @@ def build_phases(recipe: Recipe, federation: Federation, model: Model) -> tuple[
             first_round=first,
             members=federation.members(settings.tier),
             samples=tuple(int(n) for n in federation.sizes),
-            segments=model.table.segments,
+            table=model.table,
             directions=model.directions,
             micro_batch=recipe.run.micro_batch,
         )
-        built.append(phases.build(settings, scope))
+        built.append(phases.build(settings, scope, lambda name: heads.find(model, name, federation.classes)))
     return tuple(built)
 
 
@@ -197,13 +198,13 @@ def with_versions(recipe: Recipe) -> Recipe:
     return msgspec.structs.replace(recipe, versions=versions)
 
 
-def head(experiment: Experiment) -> Head:
+def ledger_head(experiment: Experiment) -> LedgerHead:
     """What the ledger of a run begins with."""
     table, federation = experiment.model.table, experiment.federation
     text = recipes.to_toml(with_versions(experiment.recipe))
     counts = federation.class_counts
     rows = zip(table.names, table.shapes, table.segments, strict=True)
-    return Head(
+    return LedgerHead(
         recipe=text,
         identity=chain.identity(tomllib.loads(text)),
         table=table,
@@ -274,6 +275,9 @@ def _check_forward(recipe: Recipe, model: Model, task: Task, train: Samples, dat
                         )
         if any(isinstance(phase, ZerothOrder) for phase in recipe.phase):
             model.check(x)
+        for phase in recipe.phase:
+            if isinstance(phase, Head):
+                heads.check(model, heads.find(model, phase.module, dataset.classes), x)
     except ZOWarmUpError:
         raise
     except Exception as error:

@@ -7,8 +7,8 @@ from typing import Any
 
 from zowarmup import recipes, report
 from zowarmup.ledger import Ledger, Row
-from zowarmup.protocol import Entry, Replacement, Update
-from zowarmup.recipe import Phase, Recipe, ZerothOrder
+from zowarmup.protocol import Entry, Patch, Replacement, Update
+from zowarmup.recipe import Head, Phase, Recipe, ZerothOrder
 
 _FINAL = (
     "accuracy",
@@ -50,7 +50,7 @@ class History:
             line |= {
                 "phase": row.phase,
                 "kind": settings.kind,
-                "lr": settings.lr_at(row.round - self._first[row.phase]),
+                "lr": None if isinstance(settings, Head) else settings.lr_at(row.round - self._first[row.phase]),
                 "cohort": self._cohort(settings),
                 "refused": len(entry.refused),
             }
@@ -184,6 +184,8 @@ def _described(entry: Entry | None) -> dict[str, Any] | None:
                 "state": entry.state,
             }
         )
+    if isinstance(entry, Patch):
+        return {"kind": "patch"} | found | {"values": {name: value.tolist() for name, value in entry.values.items()}}
     assert isinstance(entry, Replacement)
     return {"kind": "replacement"} | found | {"snapshot": entry.snapshot, "moments": entry.moments or None}
 

@@ -64,6 +64,7 @@ _TABLES: tuple[tuple[str, type[msgspec.Struct]], ...] = (
     ("[run]", recipe.RunSettings),
     ('[[phase]] kind = "first-order"', recipe.FirstOrder),
     ('[[phase]] kind = "zeroth-order"', recipe.ZerothOrder),
+    ('[[phase]] kind = "head"', recipe.Head),
 )
 
 _HEADER = """\

@@ -17,7 +17,7 @@ from zowarmup.directions import Directions
 from zowarmup.disk import Disk
 from zowarmup.engines import Engine, Local
 from zowarmup.errors import DataError, ModelError, OutputError
-from zowarmup.experiment import Experiment, arithmetic, choose_device, head, machine, prepare
+from zowarmup.experiment import Experiment, arithmetic, choose_device, ledger_head, machine, prepare
 from zowarmup.ledger import NAME as LEDGER
 from zowarmup.ledger import Ledger
 from zowarmup.metrics import evaluate, validate
@@ -77,10 +77,10 @@ def run(
         experiment = prepare(recipe, device=device, dataset=data, module=model, directions=directions)
         made = (engine or local)(experiment)
         if out is None:
-            with Ledger.memory(head(experiment)) as ledger:
+            with Ledger.memory(ledger_head(experiment)) as ledger:
                 return _go(experiment, made, ledger, None, callbacks)
         how = disk or Disk(sync=recipe.run.sync == "full")
-        with RunDirectory.create(Path(out), head(experiment), force=force, disk=how) as directory:
+        with RunDirectory.create(Path(out), ledger_head(experiment), force=force, disk=how) as directory:
             return _go(experiment, made, directory.ledger, directory, callbacks)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -138,7 +138,7 @@ class Model:
                 if name in self._transient:
                     buffer.copy_(self._transient[name])
 
-    def perturbed(self, *, seed: int, stream: int, c: float) -> Perturbed:
+    def perturbed(self, *, seed: int, stream: int, c: float, frozen: Collection[str] = ()) -> Perturbed:
         """A context in which a forward of the module reads ``fl32(w + c z)`` wherever it reads a parameter ``w``.
 
         The bound weights are never written. Extra memory is the parameters that one operation reads. Of nested
@@ -148,6 +148,7 @@ class Model:
             seed: the direction's seed, ``0 <= seed < 2**64``.
             stream: which direction under this seed, ``0 <= stream < 2**32``.
             c: eps times tau, exactly a float32; negative for the minus side.
+            frozen: parameters, by name, that are read as they are.
 
         Raises:
             UsageError: one of them is out of range.
@@ -164,7 +165,11 @@ class Model:
                 "the module's parameters are no longer views of the bound weights",
                 hint="make one Model of a module, do not move or cast the module afterwards, or bind again",
             )
-        return Perturbed(self._reads, self.directions, seed=seed, stream=stream, c=c)
+        reads = self._reads
+        if frozen:
+            named = zip(self.table.names, self._parameters, strict=True)
+            reads = {id(value): reads[id(value)] for name, value in named if name not in frozen}
+        return Perturbed(reads, self.directions, seed=seed, stream=stream, c=c)
 
     def evaluation(self) -> contextlib.AbstractContextManager[None]:
         """A context for zeroth-order forwards: see :func:`zowarmup.perturbed.evaluating`."""

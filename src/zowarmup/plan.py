@@ -120,6 +120,16 @@ class _Cost:
         return self.seconds * passes / max(1, self.passes.forward)
 
 
+@dataclass(frozen=True)
+class _Rehearsal:
+    """What a round's messages are like, and what it took."""
+
+    report: Report
+    entry: Entry
+    cost: _Cost
+    server_seconds: float
+
+
 def plan(
     recipe: Recipe | str | Path,
     *,
@@ -186,19 +196,18 @@ def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluati
     """Send a phase's messages past the counter, and do one client's work."""
     state, clients, scope = experiment.initial, experiment.federation.clients, phase.scope
     rounds = range(scope.first_round, scope.first_round + phase.settings.rounds)
-    first = phase.plan(scope.first_round, state)
-    report, cost = _measure(experiment, phase, _median(first, scope.samples))
-    started = time.perf_counter()
-    entry, blobs = phase.close(scope.first_round, (_addressed(report, request) for request in first), state)
-    phase.apply(entry, blobs, state)
-    server = time.perf_counter() - started
+    rehearsed = [
+        _rehearse(experiment, phase, number) for number in (rounds if phase.settings.kind == "head" else rounds[:1])
+    ]
+    cost, server = rehearsed[0].cost, statistics.mean(each.server_seconds for each in rehearsed)
     before = _counts(traffic)
-    for number in rounds:
+    for index, number in enumerate(rounds):
+        as_then = rehearsed[min(index, len(rehearsed) - 1)]
         for request in phase.plan(number, state):
             client = clients[request.client]
             traffic.ask(request, phase.passes(len(client.train)))
-            traffic.report(_addressed(report, request))
-        traffic.commit(_numbered(entry, number))
+            traffic.report(_addressed(as_then.report, request))
+        traffic.commit(_numbered(as_then.entry, number))
     after = _counts(traffic)
     spent = {name: {tier: after[name][tier] - before[name][tier] for tier in after[name]} for name in after}
     evaluations = sum(number == rounds[-1] or number % experiment.recipe.run.evaluate_every == 0 for number in rounds)
@@ -206,12 +215,23 @@ def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluati
         kind=phase.settings.kind,
         tier=phase.settings.tier,
         rounds=len(rounds),
-        cohort=len(first),
+        cohort=len(phase.plan(scope.first_round, state)),
         **spent,
         request_seconds=cost.scaled(sum(spent["forward_samples"].values())) / sum(spent["turns"].values()),
         seconds=cost.scaled(sum(spent["forward_samples"].values())) + len(rounds) * server + evaluations * evaluation,
         working_bytes=cost.working_bytes,
     )
+
+
+def _rehearse(experiment: Experiment, phase: Phase, number: int) -> _Rehearsal:
+    """A round with one client's work in the place of everybody's."""
+    state = experiment.initial
+    requests = phase.plan(number, state)
+    report, cost = _measure(experiment, phase, _median(requests, phase.scope.samples))
+    started = time.perf_counter()
+    entry, blobs = phase.close(number, (_addressed(report, request) for request in requests), state)
+    phase.apply(entry, blobs, state)
+    return _Rehearsal(report, entry, cost, time.perf_counter() - started)
 
 
 def _measure(experiment: Experiment, phase: Phase, request: Request) -> tuple[Report, _Cost]:
@@ -230,9 +250,11 @@ def _measure(experiment: Experiment, phase: Phase, request: Request) -> tuple[Re
 
 def _piece(phase: Phase, samples: int) -> int:
     """Samples that make the largest set of activations a client's work has at a time, and not many more."""
-    batch = samples if phase.settings.batch == "all" else phase.settings.batch
-    if phase.settings.kind == "zeroth-order":
-        batch = min(batch, _PIECE if phase.scope.micro_batch == "all" else phase.scope.micro_batch)
+    size = getattr(phase.settings, "batch", "all")
+    batch = samples if size == "all" else int(size)
+    if phase.settings.kind != "first-order":
+        micro = phase.scope.micro_batch
+        batch = min(batch, _PIECE if micro == "all" else micro)
     return min(batch, samples)
 
 

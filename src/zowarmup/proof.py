@@ -11,7 +11,7 @@ from typing import NamedTuple
 from zowarmup.directions import Directions
 from zowarmup.errors import LedgerError, UsageError
 from zowarmup.ledger import Ledger, Row, broken
-from zowarmup.protocol import Entry, Replacement, Update
+from zowarmup.protocol import Entry, Patch, Replacement, Update
 from zowarmup.replay import Replay, check
 from zowarmup.rundir import lacking
 from zowarmup.snapshots import Snapshots
@@ -152,7 +152,7 @@ class _Verifier:
         replayed, unproved = 0, []
         for row in self._rows(self._start(from_round, good)):
             entry = self._entry(row)
-            if isinstance(entry, Update) and state is not None:
+            if isinstance(entry, Update | Patch) and state is not None:
                 state = self._replay.step(state, entry)
                 with self._noting(row.round) as failed:
                     check(row, state)

@@ -86,6 +86,34 @@ class Weights(_Message, frozen=True, kw_only=True):
         return self.weights.nbytes + sum(buffer.nbytes for buffer in self.buffers.values())
 
 
+class Sums(_Message, frozen=True, kw_only=True):
+    """What a client sends in the first round of a head phase: sums over its samples, which can be added up anywhere."""
+
+    client: int
+    features: Array
+    """fp32: of f f', packed, shape ``(p (p + 1) / 2,)``; of f^2, shape ``(p,)``; or empty."""
+    targets: Array
+    """fp32: of f y', y one-hot, shape ``(p, classes)``."""
+
+    @property
+    def payload_bytes(self) -> int:
+        """4 bytes a number."""
+        return self.features.nbytes + self.targets.nbytes
+
+
+class Losses(_Message, frozen=True, kw_only=True):
+    """What a client sends in the second round of a head phase: its mean loss at each temperature."""
+
+    client: int
+    losses: Array
+    """fp32, shape ``(temperatures,)``."""
+
+    @property
+    def payload_bytes(self) -> int:
+        """4 bytes a temperature."""
+        return self.losses.nbytes
+
+
 class _Entry(_Message, frozen=True, kw_only=True, array_like=True):
     members: bytes = b""
     """Clients whose reports count, as :func:`members` packs them."""
@@ -95,7 +123,7 @@ class _Entry(_Message, frozen=True, kw_only=True, array_like=True):
     @property
     def participants(self) -> tuple[int, ...]:
         """Clients whose reports count, ascending."""
-        return tuple(np.flatnonzero(np.unpackbits(np.frombuffer(self.members, np.uint8), bitorder="little")).tolist())
+        return bits(self.members)
 
 
 class Update(_Entry, frozen=True, kw_only=True, tag="update", array_like=True):
@@ -109,6 +137,13 @@ class Update(_Entry, frozen=True, kw_only=True, tag="update", array_like=True):
     """What is added is the sum of coefficient times direction, times 2 ** -exponent."""
     state: dict[str, float] = {}
     """The phase state after the round; the server's alone."""
+    frozen: bytes = b""
+    """Parameters that stay as they are, by their place in the table, as :func:`members` packs them."""
+
+    @property
+    def stays(self) -> tuple[int, ...]:
+        """Places in the table of the parameters that stay as they are, ascending."""
+        return bits(self.frozen)
 
     @property
     def payload_bytes(self) -> int:
@@ -129,8 +164,22 @@ class Replacement(_Entry, frozen=True, kw_only=True, tag="replacement", array_li
         return 32
 
 
-Report = Slopes | Weights
-Entry = Update | Replacement
+class Patch(_Entry, frozen=True, kw_only=True, tag="patch", array_like=True):
+    """A round that puts exact values in the place of some parameters and buffers, and leaves the others."""
+
+    values: dict[str, Array] = {}
+    """fp32, by the parameter's name in the table; empty where nothing is to be changed."""
+    buffers: dict[str, Array] = {}
+    """In the buffer's type and shape, by its name."""
+
+    @property
+    def payload_bytes(self) -> int:
+        """4 bytes a value."""
+        return sum(value.nbytes for value in (*self.values.values(), *self.buffers.values()))
+
+
+Report = Slopes | Weights | Sums | Losses
+Entry = Update | Replacement | Patch
 Message = Request | SlopesRequest | Report
 
 
@@ -143,6 +192,15 @@ def members(clients: Iterable[int]) -> bytes:
     bits = np.zeros(max((chosen := tuple(clients)), default=-1) + 1, np.uint8)
     bits[list(chosen)] = 1
     return np.packbits(bits, bitorder="little").tobytes()
+
+
+def bits(packed: bytes) -> tuple[int, ...]:
+    """What :func:`members` packed, ascending.
+
+    >>> bits(members([0, 3, 9]))
+    (0, 3, 9)
+    """
+    return tuple(np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")).tolist())
 
 
 def encode(message: Message | Entry) -> bytes:
@@ -190,6 +248,9 @@ def _fault(entry: Entry) -> str | None:
         digests = (entry.snapshot, entry.moments) if entry.moments else (entry.snapshot,)
         wrong = [digest for digest in digests if not _DIGEST.fullmatch(digest)]
         return f"digest {wrong[0]!r}, expected 64 hexadecimal digits" if wrong else None
+    if isinstance(entry, Patch):
+        wrong = [name for name, values in entry.values.items() if values.dtype != np.float32]
+        return f"values of {wrong[0]} are {entry.values[wrong[0]].dtype}, expected float32" if wrong else None
     if not 0 <= entry.seed < 2**64:
         return f"seed {entry.seed}, expected 64 bits"
     if entry.coefficients.dtype != np.int32 or entry.coefficients.ndim != 1:
@@ -215,5 +276,5 @@ def _unpack(kind: Any, value: Any) -> NDArray[Any]:
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_pack)
-_DECODER = msgspec.msgpack.Decoder(Request | SlopesRequest | Slopes | Weights, dec_hook=_unpack)
+_DECODER = msgspec.msgpack.Decoder(Message, dec_hook=_unpack)
 _ENTRIES = msgspec.msgpack.Decoder(Entry, dec_hook=_unpack)

@@ -167,13 +167,28 @@ class RunSettings(_Table, frozen=True, kw_only=True):
     regenerate fewer directions (`work`)."""
 
 
-class _Scheduled(_Table, frozen=True, kw_only=True):
-    """Keys that every phase with a learning rate has."""
+class _Phase(_Table, frozen=True, kw_only=True):
+    """Keys that every phase has."""
 
     rounds: Count
     """Rounds of the phase."""
     cohort: Count | Literal["all"] = "all"
     """Clients sampled each round, without replacement, from the phase's tier."""
+
+    @property
+    def kind(self) -> str:
+        """As the recipe names it."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def horizon(self) -> int | None:
+        """Rounds after which the learning rate is 0; None where it never is."""
+        return None
+
+
+class _Scheduled(_Phase, frozen=True, kw_only=True):
+    """Keys that every phase with a learning rate has."""
+
     lr: Positive
     """Learning rate at the phase's start."""
     schedule: Literal["constant", "cosine", "step"] = "constant"
@@ -184,6 +199,9 @@ class _Scheduled(_Table, frozen=True, kw_only=True):
     """For `step`: rounds between two steps."""
     step_factor: Annotated[float, Meta(gt=0, le=1)] = 0.1
     """For `step`: what each step multiplies `lr` with."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that stay as they are, as globs over their names (`"fc.*"`); `"head"` is the last linear layer, and
+    `"body"` everything else."""
     augment: Literal["none", "standard"] = "none"
     """`standard`: a random crop with 4 pixels of zero padding, and a horizontal flip; for images."""
 
@@ -192,9 +210,9 @@ class _Scheduled(_Table, frozen=True, kw_only=True):
             raise ValueError('`step-every` goes with schedule = "step", and is required there')
 
     @property
-    def kind(self) -> str:
-        """`"first-order"` or `"zeroth-order"`."""
-        return str(self.__struct_config__.tag)
+    def horizon(self) -> int | None:
+        """Rounds after which a cosine schedule is at 0."""
+        return (self.schedule_rounds or self.rounds) if self.schedule == "cosine" else None
 
     def lr_at(self, index: int) -> float:
         """Learning rate of the phase's round ``index`` (from 0).
@@ -284,7 +302,38 @@ class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True,
             raise ValueError(f"`pool` is {self.pool}, smaller than `directions`, which is {self.directions}")
 
 
-Phase = FirstOrder | ZerothOrder
+class Head(_Phase, tag="head", tag_field="kind", frozen=True, kw_only=True):
+    """The last linear layer in closed form, from sums that clients make with forward passes alone: everybody's labels
+    get their full weight in one round. Nothing but that layer changes."""
+
+    tier: Tier = "all"
+    """Who takes part; `high` shows what the low-resource clients' sums are worth."""
+    rounds: Annotated[int, Meta(ge=1, le=2)] = 2
+    """In the first round the head is solved; in the second clients say which of `temperatures` gives them the least
+    loss. With 1, `temperatures` has one value, which is used."""
+    module: str | None = None
+    """The layer's name among the modules, a `torch.nn.Linear`; the last one with an output a class where left out."""
+    form: Literal["full", "diagonal", "means"] = "full"
+    """What clients send, with features f (the layer's input): `full`: ridge regression on one-hot labels, from sums of
+    f f' and f y' (11 kB at 64 features and 10 classes, 0.55 MB at 512). `diagonal`: a Gaussian for each class, with
+    one diagonal variance, from sums of f and f^2 and counts. `means`: the nearest class mean, from sums of f and
+    counts."""
+    ridge: NonNegative = 1e-3
+    """For `full` and `diagonal`: added to the diagonal, times its mean, so that the system can be solved with fewer
+    samples than features."""
+    shrinkage: Share = 0.0
+    """For `full`: how far the sums of f f' are moved towards their diagonal; 1 is all the way."""
+    temperatures: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+    """What the logits are multiplied by; the one with the least loss over the clients' samples is kept."""
+    min_samples: Count = 1
+    """Clients with fewer training samples are not asked: sums over few samples say much about each."""
+
+    def __post_init__(self) -> None:
+        if self.rounds == 1 and len(self.temperatures) != 1:
+            raise ValueError("`rounds` is 1, so `temperatures` must have the one value to use")
+
+
+Phase = FirstOrder | ZerothOrder | Head
 
 
 class Recipe(_Table, frozen=True, kw_only=True):

@@ -11,8 +11,8 @@ from zowarmup.chain import shortened
 from zowarmup.directions import Directions, select
 from zowarmup.errors import LedgerError, ReplayMismatch
 from zowarmup.ledger import Ledger, Row
-from zowarmup.phases.apply import update
-from zowarmup.protocol import Entry, Replacement, Update
+from zowarmup.phases.apply import apply
+from zowarmup.protocol import Entry, Patch, Replacement, Update
 from zowarmup.snapshots import Snapshots
 from zowarmup.state import State, moments_digest
 
@@ -52,10 +52,10 @@ class Replay:
         target = self.ledger.row(round)
         start, state = self._base(round)
         previous = start.phase
-        updates: list[Update] = []
+        updates: list[Update | Patch] = []
         for row in self.ledger.rows(start.round + 1, round):
             entry = _entry(row)
-            if isinstance(entry, Update):
+            if not isinstance(entry, Replacement):
                 updates.append(entry)
             else:
                 state, updates = self.step(state, *updates), []
@@ -75,7 +75,7 @@ class Replay:
         entry = row.decoded()
         if isinstance(entry, Update):
             return State(state.weights, state.buffers, entry.state)
-        if entry is not None and entry.moments:
+        if isinstance(entry, Replacement) and entry.moments:
             return State(
                 state.weights,
                 state.buffers,
@@ -87,9 +87,9 @@ class Replay:
         """Whether there is a snapshot of the state after a round, and of its moments."""
         return all(digest in self._files for digest in row.digests())
 
-    def step(self, state: State, *entries: Update) -> State:
-        """The state some zeroth-order rounds later, in one pass."""
-        return update(state, *entries, segments=self.ledger.head.table.segments, directions=self._directions)
+    def step(self, state: State, *entries: Update | Patch) -> State:
+        """The state some rounds later; zeroth-order rounds that follow each other are one pass."""
+        return apply(state, *entries, table=self.ledger.head.table, directions=self._directions)
 
     def catch_up(
         self, held: int, *, target: int | None = None, least: Literal["bytes", "work"] = "bytes"

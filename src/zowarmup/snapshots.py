@@ -17,7 +17,7 @@ from zowarmup.chain import shortened
 from zowarmup.disk import Disk
 from zowarmup.errors import LedgerError, ReplayMismatch
 from zowarmup.ledger import File
-from zowarmup.protocol import Entry, Update
+from zowarmup.protocol import Entry, Patch, Update
 from zowarmup.recipe import RunSettings
 from zowarmup.state import State, moments_digest
 from zowarmup.table import Table
@@ -163,6 +163,8 @@ class Keeper:
         if isinstance(entry, Update):
             self._cost += len(entry.coefficients) * self._parameters
             due = self._cost > self._settings.replay_budget
+        elif isinstance(entry, Patch):
+            due = False
         else:
             due = entry is None or (index + 1) % self._settings.snapshot_every == 0
         return due or round in self._pinned

@@ -48,6 +48,22 @@ class Table:
 
         return segments(self.sizes)
 
+    def place(self, name: str) -> slice:
+        """Where a parameter lies in the flat vector.
+
+        Raises:
+            KeyError: there is none of that name.
+
+        >>> Table(("weight", "bias"), ((2, 3), (2,))).place("bias")
+        slice(6, 8, None)
+        """
+        return self._places[name]
+
+    @cached_property
+    def _places(self) -> dict[str, slice]:
+        ends = list(itertools.accumulate(self.sizes, initial=0))
+        return {name: slice(*pair) for name, pair in zip(self.names, itertools.pairwise(ends), strict=True)}
+
     def unlike(self, other: Table) -> str:
         """The first parameter in which another table differs, in words; empty where they are equal."""
         mine, theirs = (list(zip(table.names, table.shapes, strict=True)) for table in (self, other))

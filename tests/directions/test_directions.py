@@ -29,6 +29,8 @@ from zowarmup.directions.philox import NumpyDirections, bits, philox, words
 from zowarmup.directions.torch_ops import TorchDirections
 from zowarmup.errors import DenormalsError
 
+from .cases import same, weights
+
 SPEC = Path(__file__).parents[2] / "docs" / "spec"
 VECTORS: dict[str, Any] = json.loads((SPEC / "directions-vectors.json").read_text())
 REFERENCE = NumpyDirections()
@@ -426,8 +428,6 @@ def test_without_a_place_for_the_cache(tmp_path: Path) -> None:
     code = """
 import torch
 from zowarmup.directions import kernels, select
-
-from .cases import same, weights
 w = torch.zeros(3)
 select("cpu").perturb(w, w, base=0, seed=1, stream=0, c=1.0)
 print(kernels.__file__, type(kernels.perturb._cache).__name__, w.abs().tolist())

@@ -23,6 +23,8 @@ from zowarmup.directions import Segment, Step, cpu, kernels, segments
 from zowarmup.directions.cpu import NumbaDirections
 from zowarmup.directions.philox import NumpyDirections, bits
 
+from .cases import step
+
 SPEC = Path(__file__).parents[2] / "docs" / "spec"
 VECTORS: dict[str, Any] = json.loads((SPEC / "directions-vectors.json").read_text())
 BATCH = kernels._BATCH
@@ -87,8 +89,6 @@ import hashlib, json, sys
 import numpy as np, torch
 from zowarmup.directions import Step, kernels, segments
 from zowarmup.directions.cpu import NumbaDirections
-
-from .cases import step
 
 def step(one, least):
     more = max(0, least - len(one["seeds"])) if one["seeds"] else 0

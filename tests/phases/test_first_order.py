@@ -26,7 +26,7 @@ def phase(size=4, **settings):
         first_round=1,
         members=(0, 1, 2),
         samples=SIZES,
-        segments=model.table.segments,
+        table=model.table,
         directions=model.directions,
         micro_batch=64,
     )

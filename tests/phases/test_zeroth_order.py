@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from zowarmup.directions import segments, select
+from zowarmup.directions import select
 from zowarmup.errors import RecipeError
 from zowarmup.phases import Scope, build
 from zowarmup.protocol import Slopes, Weights
 from zowarmup.recipe import ZerothOrder
 from zowarmup.state import State
+from zowarmup.table import Table
 
 SIZES = (10, 20, 30, 40)
 
@@ -24,7 +25,7 @@ def phase(members=(0, 1, 3), **settings):
         first_round=11,
         members=members,
         samples=SIZES,
-        segments=segments([7, 5000]),
+        table=Table(("a", "b"), ((7,), (5000,))),
         directions=select("cpu"),
         micro_batch=64,
     )
@@ -102,7 +103,7 @@ def test_apply_adds_the_sum_of_directions():
     expected = state().weights.double()
     for k, a in enumerate(step(entry)):
         z = torch.zeros(5007)
-        for offset, size, base in made.scope.segments:
+        for offset, size, base in made.scope.table.segments:
             part = z[offset : offset + size]
             select("cpu").perturb(part, part, base=base, seed=entry.seed, stream=k, c=1.0)
         expected += a * z.double()

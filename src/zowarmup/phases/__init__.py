@@ -12,22 +12,67 @@ on who was quicker.
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Callable, Sequence
+
+from zowarmup.errors import ModelError, RecipeError
+from zowarmup.head import HeadLayer
 from zowarmup.phases.base import Blobs, Client, Closed, Passes, Phase, Scope
 from zowarmup.phases.first_order import FirstOrderPhase
+from zowarmup.phases.head import HeadPhase
 from zowarmup.phases.zeroth_order import ZerothOrderPhase
-from zowarmup.recipe import FirstOrder
+from zowarmup.recipe import FirstOrder, Head
 from zowarmup.recipe import Phase as Settings
+from zowarmup.table import Table
 
 __all__ = ["Blobs", "Client", "Closed", "Passes", "Phase", "Scope", "build"]
 
 
-def build(settings: Settings, scope: Scope) -> Phase:
+def _no_head(name: str | None) -> HeadLayer:
+    raise ModelError("this phase needs the model's head, and was made without a model")
+
+
+def build(settings: Settings, scope: Scope, head: Callable[[str | None], HeadLayer] = _no_head) -> Phase:
     """The phase that a recipe's table describes.
 
+    Args:
+        settings: the table.
+        scope: where it stands.
+        head: finds the last linear layer, by name or by itself.
+
     Raises:
-        RecipeError: the tier has no clients, or fewer than the cohort.
+        RecipeError: the tier has no clients, or fewer than the cohort; or ``freeze`` fits no parameter.
+        ModelError: there is no head where one is needed.
     """
     scope.check(settings)
     if isinstance(settings, FirstOrder):
-        return FirstOrderPhase(settings, scope)
-    return ZerothOrderPhase(settings, scope)
+        return FirstOrderPhase(settings, scope, frozen(settings.freeze, scope.table, head))
+    if isinstance(settings, Head):
+        if not any(scope.samples[client] >= settings.min_samples for client in scope.members):
+            raise RecipeError(f"min-samples = {settings.min_samples}: no client of the tier holds as many")
+        return HeadPhase(settings, scope, head(settings.module))
+    return ZerothOrderPhase(settings, scope, frozen(settings.freeze, scope.table, head))
+
+
+def frozen(globs: Sequence[str], table: Table, head: Callable[[str | None], HeadLayer]) -> tuple[str, ...]:
+    """Names of the parameters that globs stand for, in the table's order.
+
+    Raises:
+        RecipeError: a glob fits none.
+    """
+    found: set[str] = set()
+    for glob in globs:
+        names = _named(glob, table, head)
+        if not names:
+            raise RecipeError(f'freeze = "{glob}" fits no parameter', hint=f"there are {', '.join(table.names)}")
+        found.update(names)
+    if len(found) == len(table.names):
+        raise RecipeError("freeze leaves no parameter to train")
+    return tuple(name for name in table.names if name in found)
+
+
+def _named(glob: str, table: Table, head: Callable[[str | None], HeadLayer]) -> list[str]:
+    if glob not in ("head", "body"):
+        return fnmatch.filter(table.names, glob)
+    layer = head(None).parameters
+    return [name for name in table.names if (name in layer) == (glob == "head")]

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.data import Samples
-from zowarmup.directions import Directions, Segment
+from zowarmup.directions import Directions
 from zowarmup.draws import Draw
 from zowarmup.errors import RecipeError
 from zowarmup.model import Model
 from zowarmup.protocol import Entry, Report, Request
 from zowarmup.recipe import Phase as Settings
 from zowarmup.state import State
+from zowarmup.table import Table
 from zowarmup.task import Task
 
 Blobs = Mapping[str, State]
@@ -72,7 +73,7 @@ class Scope:
         first_round: the phase's first round, from 1.
         members: clients of the phase's tier, ascending.
         samples: training samples of every client of the run, n_j.
-        segments: where each parameter lies, for updates.
+        table: where each parameter lies.
         directions: the backend that makes directions.
         micro_batch: samples in one forward pass of an evaluation.
     """
@@ -82,7 +83,7 @@ class Scope:
     first_round: int
     members: tuple[int, ...]
     samples: tuple[int, ...]
-    segments: Sequence[Segment]
+    table: Table
     directions: Directions
     micro_batch: int | Literal["all"]
 
@@ -92,10 +93,6 @@ class Scope:
             return self.members
         chosen = Draw(self.seed, "cohort", round).choose(len(self.members), settings.cohort)
         return tuple(self.members[i] for i in chosen)
-
-    def lr(self, round: int, settings: Settings) -> float:
-        """The learning rate of a round."""
-        return settings.lr_at(round - self.first_round)
 
     def check(self, settings: Settings) -> None:
         """Refuse a phase nobody can take part in.

@@ -27,6 +27,8 @@ class FirstOrderPhase:
 
     settings: FirstOrder
     scope: Scope
+    frozen: tuple[str, ...] = ()
+    """Parameters that stay as they are."""
 
     def plan(self, round: int, state: State) -> Sequence[Request]:
         """Each client of the cohort trains from the state before the round."""
@@ -97,20 +99,25 @@ class FirstOrderPhase:
         """Local SGD, in place. The model's parameters are views of ``weights``, their gradients views of one vector,
         so that a step is a handful of operations however many parameters there are."""
         settings = self.settings
-        lr = self.scope.lr(round, settings)
+        lr = settings.lr_at(round - self.scope.first_round)
         gradient = torch.zeros_like(weights)
         velocity: Tensor | None = None
+        still = [self.scope.table.place(name) for name in self.frozen]
         with _gradients(client.model.parameters(), gradient), _precision(settings.precision, weights.device):
             for x, y in self._batches(round, client):
                 gradient.zero_()
                 with _autocast(settings.precision, weights.device):
                     outputs = client.model.module(x)
                 client.task.losses(outputs.float(), y).mean().backward()  # type: ignore[no-untyped-call]
+                for place in still:
+                    gradient[place] = 0.0
                 if settings.clip_norm is not None:
                     norm = torch.linalg.vector_norm(gradient)
                     gradient.mul_(torch.clamp(settings.clip_norm / (norm + 1e-6), max=1.0))
                 if settings.weight_decay:
                     gradient.add_(weights, alpha=settings.weight_decay)
+                    for place in still:
+                        gradient[place] = 0.0
                 direction = gradient
                 if settings.momentum:
                     velocity = gradient.clone() if velocity is None else velocity.mul_(settings.momentum).add_(gradient)

@@ -16,7 +16,7 @@ from zowarmup.directions import quantise
 from zowarmup.draws import Draw
 from zowarmup.errors import NonFiniteError
 from zowarmup.estimators import slopes
-from zowarmup.phases.apply import update
+from zowarmup.phases.apply import apply
 from zowarmup.phases.base import Blobs, Client, Closed, Passes, Scope, screen
 from zowarmup.protocol import Report, Slopes, SlopesRequest, Update, members
 from zowarmup.recipe import ZerothOrder
@@ -31,6 +31,8 @@ class ZerothOrderPhase:
 
     settings: ZerothOrder
     scope: Scope
+    frozen: tuple[str, ...] = ()
+    """Parameters that stay as they are: directions are 0 there."""
 
     def plan(self, round: int, state: State) -> Sequence[SlopesRequest]:
         """Each client of the cohort gets the round's seed and its rank, from which its directions follow."""
@@ -59,6 +61,7 @@ class ZerothOrderPhase:
             tau=settings.tau,
             difference=settings.difference,
             micro_batch=self.scope.micro_batch,
+            frozen=self.frozen,
         )
         with np.errstate(over="ignore"):  # a slope beyond fp32 becomes inf, which `close` refuses
             sent = values.astype(np.float32)
@@ -94,12 +97,13 @@ class ZerothOrderPhase:
             coefficients=coefficients,
             exponent=exponent,
             state=phase,
+            frozen=members(self.scope.table.names.index(name) for name in self.frozen),
         )
         return Closed(entry, {})
 
     def apply(self, entry: Update, blobs: Blobs, state: State) -> State:
-        """See :func:`zowarmup.phases.apply.update`; the same for every zeroth-order phase."""
-        return update(state, entry, segments=self.scope.segments, directions=self.scope.directions)
+        """See :func:`zowarmup.phases.apply.apply`."""
+        return apply(state, entry, table=self.scope.table, directions=self.scope.directions)
 
     def passes(self, samples: int) -> Passes:
         """2 S forward passes over the batch, or S + 1."""
@@ -144,7 +148,7 @@ class ZerothOrderPhase:
     ) -> tuple[NDArray[np.float64], dict[str, float]]:
         """What is added along each direction, shape ``(K,)``, and the phase state after it."""
         settings = self.settings
-        a = -self.scope.lr(round, settings) * settings.tau * gradient
+        a = -settings.lr_at(round - self.scope.first_round) * settings.tau * gradient
         if settings.step == "plain":
             return a, {}
         square = float(np.sum(gradient * gradient))
