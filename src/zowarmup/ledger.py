@@ -284,11 +284,14 @@ class Ledger:
                     pair = (key, json.dumps(value).encode())
                     connection.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", pair)
 
-    def begin(self, facts: Mapping[str, Any]) -> None:
-        """Note that a process goes on from here."""
+    def begin(self, facts: Mapping[str, Any], first: int | None = None) -> None:
+        """Note that a process goes on from here, or from round ``first``."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM run WHERE key = 'ended'")
-            connection.execute("INSERT INTO sessions VALUES (?, ?)", (self.last + 1, json.dumps(facts).encode()))
+            connection.execute(
+                "INSERT INTO sessions VALUES (?, ?)",
+                (self.last + 1 if first is None else first, json.dumps(facts).encode()),
+            )
 
     def amend(self, recipe: str) -> None:
         """Put another recipe of the same identity in the place of the recipe."""

@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from zowarmup import recipes
+from zowarmup import beginnings, recipes
 from zowarmup.continuing import continued, fit, fit_buffers, warn
 from zowarmup.data import Dataset
 from zowarmup.directions import Directions
 from zowarmup.disk import Disk
 from zowarmup.engines import Engine, Local
-from zowarmup.errors import DataError, ModelError, OutputError
+from zowarmup.errors import DataError, ModelError, OutputError, UsageError
 from zowarmup.experiment import Experiment, arithmetic, choose_device, ledger_head, machine, prepare
 from zowarmup.ledger import NAME as LEDGER
 from zowarmup.ledger import Ledger
@@ -42,6 +42,7 @@ def run(
     overrides: Mapping[str, Any] | Iterable[str] = (),
     callbacks: Iterable[Callback] = (),
     force: bool = False,
+    beginning: str | Path | None = None,
     directions: Directions | None = None,
     engine: Callable[[Experiment], Engine] | None = None,
     disk: Disk | None = None,
@@ -58,6 +59,8 @@ def run(
         overrides: recipe values by path, ``{"phase.1.eps": 1e-3}``.
         callbacks: called after every round, when it is in the ledger.
         force: replace an earlier run in ``out``.
+        beginning: the directory of a run with the same first phases, whose rounds are taken over from there instead of
+            being run: the same bits. Callbacks do not see them.
         directions: another backend of directions, for instance the readable reference.
         engine: makes another engine than the in-process one.
         disk: writes files in another way than ``run.sync`` says, for instance to test faults.
@@ -73,6 +76,10 @@ def run(
     recipe, callbacks = _given(_resolved(recipe, overrides, seed), model, data), tuple(callbacks)
     if out is not None:
         check(Path(out), force=force)
+    if beginning is not None:
+        if out is None:
+            raise UsageError("a run with a beginning needs a directory", hint="out=...")
+        beginnings.check(recipe, Path(beginning))
     with arithmetic(recipe, choose_device(device)):
         experiment = prepare(recipe, device=device, dataset=data, module=model, directions=directions)
         made = (engine or local)(experiment)
@@ -81,6 +88,8 @@ def run(
                 return _go(experiment, made, ledger, None, callbacks)
         how = disk or Disk(sync=recipe.run.sync == "full")
         with RunDirectory.create(Path(out), ledger_head(experiment), force=force, disk=how) as directory:
+            if beginning is not None:
+                beginnings.adopt(directory, experiment, Path(beginning))
             return _go(experiment, made, directory.ledger, directory, callbacks)
 
 

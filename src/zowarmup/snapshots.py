@@ -44,11 +44,13 @@ class Snapshots:
         Raises:
             DiskError: for instance, the disk is full; no file was made.
         """
-        disk.mkdir(self.folder)
-        files = [self._write(state.digest(), tensors(state, self._table), disk)]
+        held = {state.digest(): tensors(state, self._table)}
         if moments := state.moments():
-            files.append(self._write(moments_digest(moments), moments, disk))
-        return files
+            held[moments_digest(moments)] = moments
+        return [
+            self.put(bytes.fromhex(digest), safetensors.torch.save(dict(content)), disk)
+            for digest, content in held.items()
+        ]
 
     def read(self, file: File) -> State:
         """Weights and buffers from a snapshot, on the CPU.
@@ -80,6 +82,32 @@ class Snapshots:
         self._compare(file, moments_digest(found))
         return found
 
+    def content(self, file: File) -> bytes:
+        """The bytes of a snapshot, as they were written.
+
+        Raises:
+            LedgerError: the file is missing or changed.
+        """
+        path = self.path(file.digest)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise LedgerError(f"{path}: is missing", path=path) from None
+        except OSError as error:
+            raise LedgerError(f"{path}: cannot be read: {error.strerror}", path=path) from error
+        if len(data) != file.bytes:
+            raise LedgerError(f"{path}: has {len(data)} bytes, expected {file.bytes}", path=path)
+        if (got := digest_of(data)) != file.file:
+            ours, theirs = shortened(got.hex(), file.file.hex())
+            raise LedgerError(f"{path}: was changed: the file is {ours}, the ledger says {theirs}", path=path)
+        return data
+
+    def put(self, digest: bytes, content: bytes, disk: Disk) -> File:
+        """Make the bytes of a snapshot durable."""
+        disk.mkdir(self.folder)
+        disk.write(self.path(digest), content)
+        return File(digest, digest_of(content), len(content))
+
     def path(self, digest: bytes) -> Path:
         """Where a snapshot lies."""
         return self.folder / f"{digest.hex()}{SUFFIX}"
@@ -96,24 +124,8 @@ class Snapshots:
                 if not (path.name.endswith(SUFFIX) and _digest_of(path) in known):
                     disk.unlink(path)
 
-    def _write(self, digest: str, content: Mapping[str, Tensor], disk: Disk) -> File:
-        data = safetensors.torch.save(dict(content))
-        disk.write(self.path(bytes.fromhex(digest)), data)
-        return File(bytes.fromhex(digest), digest_of(data), len(data))
-
     def _read(self, file: File) -> dict[str, Tensor]:
-        path = self.path(file.digest)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise LedgerError(f"{path}: is missing", path=path) from None
-        except OSError as error:
-            raise LedgerError(f"{path}: cannot be read: {error.strerror}", path=path) from error
-        if len(data) != file.bytes:
-            raise LedgerError(f"{path}: has {len(data)} bytes, expected {file.bytes}", path=path)
-        if (got := digest_of(data)) != file.file:
-            ours, theirs = shortened(got.hex(), file.file.hex())
-            raise LedgerError(f"{path}: was changed: the file is {ours}, the ledger says {theirs}", path=path)
+        path, data = self.path(file.digest), self.content(file)
         try:
             return safetensors.torch.load(data)
         except (SafetensorError, ValueError) as error:

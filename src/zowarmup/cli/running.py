@@ -24,6 +24,10 @@ def run(
     set_: Set = (),
     seed: Seed = None,
     out: Annotated[Path | None, Parameter(help="The run directory; runs/NAME-seedN where left out.")] = None,
+    beginning: Annotated[
+        Path | None,
+        Parameter(help="A run with the same first phases: its rounds are taken over instead of being run again."),
+    ] = None,
     device: Device = "auto",
     force: Force = False,
     as_json: Json = False,
@@ -49,7 +53,7 @@ def run(
     with consoles.told_where(folder), live.run_view(loaded, quiet=quiet) as view:
         from zowarmup.loop import run as run_recipe
 
-        trained = run_recipe(loaded, out=folder, device=device, force=force, callbacks=(view,))
+        trained = run_recipe(loaded, out=folder, device=device, force=force, beginning=beginning, callbacks=(view,))
     results.show_run(trained.summary, folder, as_json=as_json)
 
 
