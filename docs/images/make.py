@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zowarmup.report import bands, tables
+from zowarmup.report import bands, load_grid
 
 HERE = Path(__file__).parent
 NAMES = {
@@ -18,10 +18,10 @@ NAMES = {
 def main() -> None:
     """Write digits.svg: two panels side by side, on white."""
     demo = HERE.parents[1] / "runs" / "demo"
-    groups = tables.load_groups({label: sorted((demo / name).iterdir()) for name, label in NAMES.items()})
+    (split,) = load_grid({label: sorted((demo / name).iterdir()) for name, label in NAMES.items()}).splits
     panels = {
-        "Accuracy by round": bands.by_round(groups, "accuracy", "accuracy by round"),
-        "Accuracy by what a low-resource client sends": bands.by_uplink(groups, "accuracy", "accuracy by uplink"),
+        "Accuracy by round": bands.by_round(split, "accuracy", "accuracy by round"),
+        "Accuracy by what a low-resource client sends": bands.by_uplink(split, "accuracy", "accuracy by uplink"),
     }
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 740 268" '

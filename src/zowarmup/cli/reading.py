@@ -16,12 +16,11 @@ _MORE = 1.5  # times as many bytes are worth a word
 
 def reading(comparison: Comparison) -> str:
     """What the first recipe reaches, against each other one, seed by seed; and who sends how many bytes."""
-    from zowarmup.report.tables import load_groups, values
+    from zowarmup.report.grid import load_grid
+    from zowarmup.report.tables import by_seed
 
-    found = {
-        label: {seed: values(run) for seed, run in group.items()}
-        for label, group in load_groups(comparison.runs).items()
-    }
+    (split,) = load_grid(comparison.runs).splits
+    found = {label: by_seed(group) for label, group in split.groups.items()}
     accuracy = {label: _column(group, "accuracy") for label, group in found.items()}
     bytes_sent = {label: _mean(_column(group, "low_uplink_bytes").values()) for label, group in found.items()}
     return sentence(accuracy, bytes_sent)

@@ -9,9 +9,27 @@ hint: a run directory holds run.toml, metrics.jsonl and summary.json
 
 from __future__ import annotations
 
+from zowarmup.report.grid import Cell, Grid, Trial, load_grid
+from zowarmup.report.plain import csv, markdown, runs_csv
 from zowarmup.report.records import FORMAT, RunRecord, load_run
 from zowarmup.report.single import render, write
-from zowarmup.report.tables import METRICS, csv, markdown, table
+from zowarmup.report.tables import METRICS, table
 from zowarmup.report.versus import compare
 
-__all__ = ["FORMAT", "METRICS", "RunRecord", "compare", "csv", "load_run", "markdown", "render", "table", "write"]
+__all__ = [
+    "FORMAT",
+    "METRICS",
+    "Cell",
+    "Grid",
+    "RunRecord",
+    "Trial",
+    "compare",
+    "csv",
+    "load_grid",
+    "load_run",
+    "markdown",
+    "render",
+    "runs_csv",
+    "table",
+    "write",
+]

@@ -27,6 +27,7 @@ KIND = {
 }
 SERIES = ("#1d2430", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("solid", (0, (4, 1.6)), (0, (1.2, 1.2)))
+MARKERS = ("o", "s", "^")
 INK, MUTED, GRID, OTHER = "#1d2430", "#5c6675", "#e4e8ed", "#8a94a3"
 
 WIDTH = 350.0
@@ -69,8 +70,19 @@ def kind_colour(kind: str | None) -> str:
 
 
 def series_style(index: int) -> tuple[str, Any]:
-    """Colour and dashes of the ``index``-th label: seven colours, then the same ones dashed."""
-    return SERIES[index % len(SERIES)], DASHES[index // len(SERIES) % len(DASHES)]
+    """Colour and dashes of the ``index``-th label: ink for the first alone, then six colours, solid and then dashed."""
+    turn, colour = divmod(max(0, index - 1), len(SERIES) - 1)
+    return SERIES[colour + 1 if index else 0], DASHES[turn % len(DASHES)]
+
+
+def series_marker(index: int) -> str:
+    """Marker of the ``index``-th label: another one with each kind of dashes."""
+    return MARKERS[max(0, index - 1) // (len(SERIES) - 1) % len(MARKERS)]
+
+
+def series_width(index: int) -> float:
+    """Width of the ``index``-th label's line: the first one stands out."""
+    return 2.2 if index else 2.8
 
 
 def mixed(colour: str, other: str, share: float) -> str:

@@ -95,7 +95,8 @@ def end_labels(ax: Axes, ends: Sequence[tuple[Number, Number, str, str]], *, siz
         if abs(place - y) > gap / 6:
             ax.plot([x, x + step], [y, place], color=colour, lw=0.8, alpha=0.7, clip_on=False, zorder=3)
             ax.set_xlim(left, right)
-        style = {"color": dark(colour), "fontsize": size, "linespacing": 1.15, "va": "center", "zorder": 5}
+        style = {"color": dark(colour), "fontsize": size, "linespacing": 1.15, "va": "center", "zorder": 6}
+        style["bbox"] = {"facecolor": "#ffffff", "alpha": 0.65, "linewidth": 0, "pad": 0.6}
         ax.annotate(text, (x + step, place), (2, 0), textcoords="offset points", annotation_clip=False, **style)
 
 
@@ -164,7 +165,7 @@ def _by_uplink(figure: Figure, run: RunRecord) -> None:
     ax = axes(figure, _LEFT, _RIGHT, _BOTTOM, _TOP)
     low, evaluated = run.clients("low"), thin(run.evaluated, _POINTS)
     fedavg = run.summary["fedavg_bytes"]["uplink"]["low"] / low
-    places, silent = byte_axis(ax, [line["uplink_bytes"]["low"] / low for line in evaluated], extra=[fedavg])
+    places, silent = count_axis(ax, [line["uplink_bytes"]["low"] / low for line in evaluated], extra=[fedavg])
     seen: list[float] = []
     ends = []
     for key, label, colour in (("low_held_accuracy", "low-held", LOW), ("accuracy", "all", INK)):
@@ -179,9 +180,9 @@ def _by_uplink(figure: Figure, run: RunRecord) -> None:
     score_axis(ax, seen, share=run.classification)
     end_labels(ax, ends)
     if fedavg > 0:
-        at, sent = byte_place(fedavg), run.summary["bytes"]["uplink"]["low"] / low
+        at, sent = count_place(fedavg), run.summary["bytes"]["uplink"]["low"] / low
         if fedavg > 8 * sent > 0:
-            _gap(ax, byte_place(sent), at, f"{words.times(fedavg / sent)} less")
+            _gap(ax, count_place(sent), at, f"{words.times(fedavg / sent)} less")
         ax.axvline(at, color=OTHER, lw=1.4, linestyle=(0, (1.2, 1.6)))
         ax.annotate(
             f"FedAvg: {words.size(fedavg)}",
@@ -214,29 +215,35 @@ def after_silence(pairs: list[tuple[float, float]], silent: float) -> list[tuple
     return pairs[max(0, sum(x == silent for x, _ in pairs) - 1) :]
 
 
-def byte_place(count: Number) -> float:
-    """Where ``count`` bytes lie on a logarithmic axis: powers of ten, whose zero bytes go to a place of their own."""
+def count_place(count: Number) -> float:
+    """Where a count lies on a logarithmic axis: powers of ten, whose zero goes to a place of its own."""
     return math.log10(count) if count > 0 else -math.inf
 
 
-def byte_axis(ax: Axes, counts: Sequence[Number], *, extra: Sequence[Number] = ()) -> tuple[list[float], float]:
-    """Make the x axis one of bytes, logarithmic, with a tick for zero where it is needed.
+def count_axis(
+    ax: Axes,
+    counts: Sequence[Number],
+    *,
+    extra: Sequence[Number] = (),
+    show: Callable[[Number | None], str] = words.size,
+) -> tuple[list[float], float]:
+    """Make the x axis one of bytes or other counts, logarithmic, with a tick for zero where it is needed.
 
     Returns:
-        The places of ``counts``, and the place of zero bytes.
+        The places of ``counts``, and the place of zero.
     """
-    known = [byte_place(count) for count in (*counts, *extra) if count > 0] or [0.0]
+    known = [count_place(count) for count in (*counts, *extra) if count > 0] or [0.0]
     lowest, highest = math.floor(min(known)), math.ceil(max(known) + 1e-9)
-    zero = lowest - 0.6
+    zero = lowest - max(0.6, 0.15 * (highest - lowest))  # room between its tick and the next
     powers = range(lowest, highest + 1)
     step = math.ceil(len(powers) / 6)
     ticks = [power for power in powers if (power - highest) % step == 0]
-    labels = [words.size(10.0**power) for power in ticks]
+    labels = [show(10.0**power) for power in ticks]
     silent = not all(counts)
     ax.set_xticks([zero, *ticks] if silent else ticks, ["0", *labels] if silent else labels)
     ax.set_xlim((zero if silent else lowest) - 0.1, highest + 0.1)
     ax.grid(axis="x", color=GRID)
-    return [byte_place(count) if count > 0 else zero for count in counts], zero
+    return [count_place(count) if count > 0 else zero for count in counts], zero
 
 
 def _value(line: Round, key: str) -> float:

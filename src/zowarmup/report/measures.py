@@ -19,7 +19,7 @@ from zowarmup.report.canvas import (
     kind_colour,
     mixed,
 )
-from zowarmup.report.curves import HEIGHT, byte_axis, format_score
+from zowarmup.report.curves import HEIGHT, count_axis, format_score
 from zowarmup.report.records import Round, RunRecord, scalar
 
 MEASURES = {
@@ -113,7 +113,7 @@ def _gains(figure: Figure, run: RunRecord) -> None:
 def _traffic(figure: Figure, rows: list[Way]) -> None:
     ax = axes(figure, 66, 62, 38, 24)
     counts = [count for way in rows for count in (way.sent, way.fedavg)]
-    places, _ = byte_axis(ax, counts)
+    places, _ = count_axis(ax, counts)
     for row, way in enumerate(rows):
         sent, fedavg = places[2 * row], places[2 * row + 1]
         colour = TIER[way.tier]
