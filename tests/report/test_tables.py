@@ -84,10 +84,53 @@ def test_every_metric_has_its_columns(runs):
 def test_markdown(scored):
     rows = report.table({"a|x": [scored("a", 0, 0.5), scored("a", 1, 0.6)], "b": [scored("b", 0, 0.6)]})
     head, _, first, second = report.markdown(rows).splitlines()
-    assert head.startswith("|  | seeds | accuracy | ± first | low-held classes | ± first | worst class | loss |")
+    assert head.startswith(r"|  | seeds | accuracy | ± a\|x | low-held classes | ± a\|x | worst class | loss |")
     assert first.startswith(r"| a\|x | 2 | 55.0 (7.1) % | – | 45.0 (7.1) % | – |")
-    assert second.startswith("| b | 1 | 60.0 % | +10.0 | 50.0 % | +10.0 |")
-    assert head.count("|") == second.count("|")
+    assert second.startswith("| b | 1 | **60.0 %** | +10.0 | **50.0 %** | +10.0 |")
+    assert head.count("|") == second.count("|") + 2  # those of the escaped label
+
+
+def test_markdown_of_nothing_is_a_head_alone():
+    assert len(report.markdown([]).splitlines()) == 2
+
+
+def test_intervals_stand_behind_differences_of_scores(scored):
+    seeds = [(0, 0.5, 0.6), (1, 0.6, 0.63), (2, 0.7, 0.72)]
+    runs = {
+        "a": [scored("a", seed, low) for seed, low, _ in seeds],
+        "b": [scored("b", s, high) for s, _, high in seeds],
+    }
+    first, second = report.table(runs)
+    assert (first["accuracy_difference_low"], first["accuracy_difference_high"]) == (None, None)
+    # three seeds: the ends are the smallest and the largest difference, in float64
+    assert second["accuracy_difference_low"] == pytest.approx(0.02)
+    assert second["accuracy_difference_high"] == pytest.approx(0.1)
+    assert "| +5.0 [2.0, 10.0] |" in report.markdown([first, second])
+    assert "seconds_difference_low" not in second
+
+
+def test_a_named_baseline_need_not_come_first(scored):
+    runs = {"a": [scored("a", 0, 0.5)], "b": [scored("b", 0, 0.6)]}
+    first, second = report.table(runs, baseline="b")
+    assert (first["baseline"], first["pairs"], second["pairs"]) == ("b", 1, None)
+    assert first["accuracy_difference"] == pytest.approx(-0.1)
+    assert second["accuracy_difference"] is None
+
+
+def test_samples_are_those_of_all_clients(scored):
+    (row,) = report.table({"a": [scored("a", 0, 0.5)]})
+    assert (row["forward_samples_mean"], row["backward_samples_mean"]) == (2 * 20 * 64, 0)
+
+
+def test_runs_that_count_no_samples_define_none(scored):
+    run = scored("a", 0, 0.5)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["forward_samples"], line["backward_samples"]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (row,) = report.table({"a": [run]})
+    assert (row["forward_samples_mean"], row["backward_samples_mean"]) == (None, None)
+    assert "No run has counted its samples." in report.compare({"a": [run]}, run / "x.html").read_text()
 
 
 def test_scores_of_other_tasks_are_no_percentages(make):

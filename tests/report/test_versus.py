@@ -6,7 +6,7 @@ import pytest
 
 from zowarmup import report
 from zowarmup.errors import OutputError
-from zowarmup.report import bands, contrasts, tables, versus
+from zowarmup.report import bands, contrasts, sections, shown
 
 
 def test_three_methods(runs, tmp_path, check):
@@ -14,7 +14,7 @@ def test_three_methods(runs, tmp_path, check):
     text = out.read_text(encoding="utf-8")
     page = check(text)
     assert "<h1>Digits &lt;1&gt;</h1>" in text
-    assert page.tags.count("figure") == 8
+    assert page.tags.count("figure") == 10
     assert all(label in text for label in runs)
 
 
@@ -29,17 +29,17 @@ def test_a_folder_gets_compare_html(runs, tmp_path):
 
 def test_headline_has_every_label_where_they_are_few(runs):
     rows = report.table(runs)
-    differences = [f"{100 * row['accuracy_difference']:+.1f}" for row in rows[1:]]
-    assert versus.headline(rows, share=True).startswith(
-        f"high-res-only: accuracy {tables.mean_sd(rows[0], 'accuracy')}. Against it, in percentage points: "
-        f"zeroth-order only {differences[0]}, zowarmup {differences[1]}. "
+    differences = [shown.shown_difference(row, "accuracy") for row in rows[1:]]
+    assert sections.headline(rows, share=True).startswith(
+        f"high-res-only: accuracy {shown.mean_sd(rows[0], 'accuracy')}. Against it, in percentage points: "
+        f"zeroth-order only {differences[0]}; zowarmup {differences[1]}. "
         "On classes held mostly by low-resource clients: "
     )
 
 
 def test_headline_of_many_labels_names_the_best(runs):
     first, *others = report.table(runs)
-    text = versus.headline([first, *others, *others, *others], share=True)
+    text = sections.headline([first, *others, *others, *others], share=True)
     assert text.count("zowarmup") == 2 and "zeroth-order only" not in text
 
 
@@ -68,7 +68,7 @@ def test_odd_runs(make, tmp_path, settings, check):
 def test_one_label_alone(make, tmp_path, check):
     text = report.compare({"only": [make()]}, tmp_path / "x.html").read_text()
     check(text)
-    assert "There is no second label, or no seed is shared with the first." in text
+    assert "There is no second label, or no seed is shared with the baseline." in text
     assert "One seed only, so no spread is known: only." in text
 
 
@@ -79,7 +79,7 @@ def test_notices(make):
             "b": [make("b", seed=7, status="interrupted", stop=60)],
         }
     )
-    assert list(versus.notices(rows)) == [
+    assert list(sections.notices(rows)) == [
         "b: 1\xa0run of 1 did not reach the end; taken as far as recorded.",
         "One seed only, so no spread is known: b.",
         "No seed shared with a, so no paired difference: b.",
@@ -99,7 +99,7 @@ def test_bands_take_the_rounds_that_all_seeds_reached():
 
 
 def test_class_means_over_seeds(runs):
-    group = tables.load_groups(runs)["zowarmup"]
+    group = report.load_grid(runs).splits[0].groups["zowarmup"]
     finals = [run.summary["final"]["class_accuracy"] for run in group.values()]
     expected = sum(final[3] for final in finals) / 3
     assert contrasts.class_means(group)[3] == pytest.approx(expected)  # float64 sums in another order

@@ -175,6 +175,8 @@ def _inline(svg: str, name: str, title: str) -> str:
     body = svg[svg.index(">") + 1 :].rstrip()
     body = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # nothing points at a group
+    body = re.sub(r' transform="rotate\(-0 [^"]*"', "", body)
     body = re.sub(r'(?<![-\w])id="', f'id="{name}-', body)
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
     body = body.replace("xlink:href", "href")
