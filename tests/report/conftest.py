@@ -251,7 +251,7 @@ class Checker(HTMLParser):
 
 
 def check_page(text: str, size: int = 400_000) -> Checker:
-    """A page that is balanced, of less than ``size`` bytes, loads nothing, repeats no id; its pictures are proper XML."""
+    """A page that is balanced, of less than ``size`` bytes, loads nothing, repeats no id; its pictures are XML."""
     page = Checker(text)
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
