@@ -21,6 +21,7 @@ from zowarmup import head as heads
 from zowarmup.data import Dataset, Federation, Samples
 from zowarmup.directions import Directions, check_denormals, select
 from zowarmup.errors import DataError, ModelError, RecipeError, ZOWarmUpError
+from zowarmup.estimators import gradient
 from zowarmup.imports import load_object
 from zowarmup.ledger import Head as LedgerHead
 from zowarmup.model import Model, cuda_precision, initialise, load_weights
@@ -153,6 +154,7 @@ def build_phases(recipe: Recipe, federation: Federation, model: Model) -> tuple[
             table=model.table,
             directions=model.directions,
             micro_batch=recipe.run.micro_batch,
+            high=frozenset(federation.members("high")),
         )
         built.append(phases.build(settings, scope, lambda name: heads.find(model, name, federation.classes)))
     return tuple(built)
@@ -275,6 +277,8 @@ def _check_forward(recipe: Recipe, model: Model, task: Task, train: Samples, dat
                         )
         if any(isinstance(phase, ZerothOrder) for phase in recipe.phase):
             model.check(x)
+        if any(isinstance(phase, ZerothOrder) and phase.needs_backprop for phase in recipe.phase):
+            gradient(model, x, y, task, micro_batch="all")
         for phase in recipe.phase:
             if isinstance(phase, Head):
                 heads.check(model, heads.find(model, phase.module, dataset.classes), x)

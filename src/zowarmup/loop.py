@@ -205,7 +205,7 @@ def rounds(experiment: Experiment, engine: Engine, start: Point | None = None) -
                 state = state.begun()
             requests = phase.plan(number, state)
             for request in requests:
-                traffic.ask(request, phase.passes(len(clients[request.client].train)))
+                traffic.ask(request, phase.passes(len(clients[request.client].train), request.client))
             reports = _counted(engine.reports(phase, requests, state), traffic)
             entry, blobs = phase.close(number, reports, state)
             state = phase.apply(entry, blobs, state)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from zowarmup.traffic import COUNTS, Traffic
 
 _QUICK_SECONDS = 0.3  # work shorter than this is done whole, and again, for a better estimate
 _REPEATS = 3
+_TIERS = ("high", "low")
 _PIECE = 64  # samples of a client's data that its work is timed and weighed on
 
 Tiers = Mapping[str, int]
@@ -51,7 +52,8 @@ class PhasePlan:
         replayed_directions: directions that clients regenerate to catch up, each over all parameters, by tier.
         request_seconds: estimate: one client's work in a round, in the mean.
         seconds: estimate: the phase, evaluations included, on this machine and one client after the other.
-        working_bytes: estimate: memory of one client's work beside the model it holds: gradients, activations, scratch.
+        working_bytes: estimate: memory of one client's work beside the model it holds: gradients, activations, scratch;
+            of the tier that needs more, where they differ.
     """
 
     kind: str
@@ -122,11 +124,11 @@ class _Cost:
 
 @dataclass(frozen=True)
 class _Rehearsal:
-    """What a round's messages are like, and what it took."""
+    """What a round's messages are like, and what it took; reports and costs by tier."""
 
-    report: Report
+    reports: Mapping[str, Report]
     entry: Entry
-    cost: _Cost
+    costs: Mapping[str, _Cost]
     server_seconds: float
 
 
@@ -199,17 +201,18 @@ def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluati
     rehearsed = [
         _rehearse(experiment, phase, number) for number in (rounds if phase.settings.kind == "head" else rounds[:1])
     ]
-    cost, server = rehearsed[0].cost, statistics.mean(each.server_seconds for each in rehearsed)
+    costs, server = rehearsed[0].costs, statistics.mean(each.server_seconds for each in rehearsed)
     before = _counts(traffic)
     for index, number in enumerate(rounds):
         as_then = rehearsed[min(index, len(rehearsed) - 1)]
         for request in phase.plan(number, state):
             client = clients[request.client]
-            traffic.ask(request, phase.passes(len(client.train)))
-            traffic.report(_addressed(as_then.report, request))
+            traffic.ask(request, phase.passes(len(client.train), request.client))
+            traffic.report(_addressed(as_then.reports[_tier(phase, request)], request))
         traffic.commit(_numbered(as_then.entry, number))
     after = _counts(traffic)
     spent = {name: {tier: after[name][tier] - before[name][tier] for tier in after[name]} for name in after}
+    work = sum(cost.scaled(spent["forward_samples"][tier]) for tier, cost in costs.items())
     evaluations = sum(number == rounds[-1] or number % experiment.recipe.run.evaluate_every == 0 for number in rounds)
     return PhasePlan(
         kind=phase.settings.kind,
@@ -217,21 +220,27 @@ def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluati
         rounds=len(rounds),
         cohort=len(phase.plan(scope.first_round, state)),
         **spent,
-        request_seconds=cost.scaled(sum(spent["forward_samples"].values())) / sum(spent["turns"].values()),
-        seconds=cost.scaled(sum(spent["forward_samples"].values())) + len(rounds) * server + evaluations * evaluation,
-        working_bytes=cost.working_bytes,
+        request_seconds=work / sum(spent["turns"].values()),
+        seconds=work + len(rounds) * server + evaluations * evaluation,
+        working_bytes=max(cost.working_bytes for cost in costs.values()),
     )
 
 
 def _rehearse(experiment: Experiment, phase: Phase, number: int) -> _Rehearsal:
-    """A round with one client's work in the place of everybody's."""
+    """A round with one client's work in the place of everybody's; or of its tier's, where tiers differ."""
     state = experiment.initial
     requests = phase.plan(number, state)
-    report, cost = _measure(experiment, phase, _median(requests, phase.scope.samples))
+    if phase.settings.tiers_differ:
+        measured = {tier: _measure(experiment, phase, request) for tier, request in _stand_ins(phase, requests)}
+    else:
+        measured = dict.fromkeys(_TIERS, _measure(experiment, phase, _median(requests, phase.scope.samples)))
+    reports = {tier: report for tier, (report, _) in measured.items()}
+    costs = {tier: cost for tier, (_, cost) in measured.items()}
     started = time.perf_counter()
-    entry, blobs = phase.close(number, (_addressed(report, request) for request in requests), state)
+    made = (_addressed(reports[_tier(phase, request)], request) for request in requests)
+    entry, blobs = phase.close(number, made, state)
     phase.apply(entry, blobs, state)
-    return _Rehearsal(report, entry, cost, time.perf_counter() - started)
+    return _Rehearsal(reports, entry, costs, time.perf_counter() - started)
 
 
 def _measure(experiment: Experiment, phase: Phase, request: Request) -> tuple[Report, _Cost]:
@@ -241,7 +250,7 @@ def _measure(experiment: Experiment, phase: Phase, request: Request) -> tuple[Re
     report: list[Report] = []
     working = peak_bytes(lambda: report.append(phase.work(request, piece)), experiment.model.device)
     seconds = _timed(lambda: phase.work(request, piece))
-    passes, whole = (phase.passes(len(each.indices)) for each in (piece, client))
+    passes, whole = (phase.passes(len(each.indices), request.client) for each in (piece, client))
     if seconds * whole.forward / max(1, passes.forward) < _QUICK_SECONDS:
         seconds = statistics.median(_timed(lambda: phase.work(request, client)) for _ in range(_REPEATS))
         passes = whole
@@ -256,6 +265,23 @@ def _piece(phase: Phase, samples: int) -> int:
         micro = phase.scope.micro_batch
         batch = min(batch, _PIECE if micro == "all" else micro)
     return min(batch, samples)
+
+
+def _stand_ins(phase: Phase, requests: Sequence[Request]) -> Iterator[tuple[str, Request]]:
+    """A request to each tier that has clients; to any of them where the round asks none."""
+    everybody = [_to(requests[0], client) for client in phase.scope.members]
+    for tier in _TIERS:
+        asked, others = ([each for each in some if _tier(phase, each) == tier] for some in (requests, everybody))
+        if others:
+            yield tier, _median(asked or others, phase.scope.samples)
+
+
+def _tier(phase: Phase, request: Request) -> str:
+    return "high" if request.client in phase.scope.high else "low"
+
+
+def _to(request: Request, client: int) -> Request:
+    return msgspec.structs.replace(request, client=client)
 
 
 def _median(requests: Sequence[Request], samples: Sequence[int]) -> Request:
@@ -275,7 +301,7 @@ def _numbered(entry: Entry, number: int) -> Entry:
 
 def _counts(traffic: Traffic) -> dict[str, dict[str, int]]:
     counts = traffic.counts()
-    return {name: dict(zip(("high", "low"), getattr(counts, name), strict=True)) for name in COUNTS}
+    return {name: dict(zip(_TIERS, getattr(counts, name), strict=True)) for name in COUNTS}
 
 
 def _timed(action: Callable[[], object]) -> float:

@@ -48,7 +48,7 @@ class SlopesRequest(Request, frozen=True, kw_only=True):
     """Evaluate slopes along this round's directions; which of them follows from the client's rank in the cohort."""
 
     seed: int
-    """The round's seed, u64; direction k is stream k of it."""
+    """The seed of the round's directions, u64; direction k is stream k of it."""
     rank: int
     """The client's place in the cohort, from 0."""
 
@@ -63,7 +63,8 @@ class Slopes(_Message, frozen=True, kw_only=True):
 
     client: int
     slopes: Array
-    """fp32, shape ``(S,)``, in the order of the client's streams."""
+    """fp32, in the order of the client's streams, of all local steps: shape ``(T m,)``. Where that is more than a pool
+    of K, their sums by direction: shape ``(K,)``."""
 
     @property
     def payload_bytes(self) -> int:

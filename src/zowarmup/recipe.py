@@ -20,6 +20,7 @@ Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]
 Tier = Literal["high", "low", "all"]
+Difference = Literal["two-sided", "one-sided", "exact"]
 GIVEN = "given"
 """Stands in a recipe for what was passed from Python."""
 
@@ -185,6 +186,11 @@ class _Phase(_Table, frozen=True, kw_only=True):
         """Rounds after which the learning rate is 0; None where it never is."""
         return None
 
+    @property
+    def tiers_differ(self) -> bool:
+        """Whether clients of the two tiers do different work, so that one does not stand for the other in a plan."""
+        return False
+
 
 class _Scheduled(_Phase, frozen=True, kw_only=True):
     """Keys that every phase with a learning rate has."""
@@ -276,9 +282,23 @@ class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True,
     serve better at equal cost."""
     pool: Literal["distinct", "shared"] | Count = "distinct"
     """The K directions of a round: `distinct`, own ones for every client (the paper; K = S x cohort); `shared`, the
-    same for all (K = S); or K, of which each client serves S. Down-link and replay grow with K."""
-    difference: Literal["two-sided", "one-sided"] = "two-sided"
-    """`two-sided`: 2 S forward passes, error of order eps squared (the paper). `one-sided`: S + 1."""
+    same for all (K = S); or K, of which each client serves S. Down-link and replay grow with K. With `local-steps`
+    the first two have new ones for every step, and of K a step's S are drawn with replacement."""
+    pool_seed: Literal["round", "run"] = "round"
+    """Whether the K directions are new every `round`, or the same over the whole `run` (FedKSeed, arXiv:2312.06353;
+    needs `pool` = K)."""
+    difference: Difference = "two-sided"
+    """`two-sided`: 2 S forward passes, error of order eps squared (the paper). `one-sided`: S + 1. `exact`: inner
+    products with the gradient from one backward pass, for devices short of bandwidth and not of memory; of a pool of K
+    it gives all K, 4 bytes each."""
+    high_difference: Difference | None = None
+    """What high-resource clients answer with, where they differ; `difference` where left out."""
+    local_steps: Count = 1
+    """Steps that a client makes in a round: it evaluates S directions, moves weights of its own along them, and goes
+    on from there with another batch. It sends the slopes of all steps, or K sums where that is less, and forgets its
+    weights; needs step = `plain` (DeComFL, arXiv:2405.15861; FedKSeed)."""
+    local_lr: Positive | None = None
+    """Learning rate of local steps at the phase's start; changes as `lr` does. `lr` where left out."""
     step: Literal["plain", "rms"] = "plain"
     """`plain`: the mean of slopes (the paper). `rms`: divided by their running root mean square, so that one `lr`
     (.03 to .05) fits most nets where a round has many directions for its parameters; with few, start at .01."""
@@ -291,7 +311,7 @@ class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True,
     """Scale of the Rademacher directions; the paper's. Enters the probe and the step: only eps x tau and lr x tau^2
     (with `rms`: lr x tau) matter."""
     batch: Count | Literal["all"] = "all"
-    """Samples a client evaluates a round, drawn anew each round; the paper uses all. Many directions on small
+    """Samples a client evaluates in a step, drawn anew each time; the paper uses all. Many directions on small
     batches serve better at equal cost."""
 
     def __post_init__(self) -> None:
@@ -300,6 +320,28 @@ class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True,
             raise ValueError(f"`eps` x `tau` is {self.eps * self.tau}, which fp32 does not hold")
         if isinstance(self.pool, int) and self.pool < self.directions:
             raise ValueError(f"`pool` is {self.pool}, smaller than `directions`, which is {self.directions}")
+        if self.pool_seed == "run" and not isinstance(self.pool, int):
+            raise ValueError(f'`pool-seed` is "run", so `pool` must be a number of directions, not "{self.pool}"')
+        if self.local_steps > 1 and self.step == "rms":
+            raise ValueError('`local-steps` above 1 goes with step = "plain": an RMS step is the server\'s alone')
+        if self.local_lr is not None and self.local_steps == 1:
+            raise ValueError("`local-lr` goes with `local-steps` above 1")
+        if self.high_difference is not None and self.tier == "low":
+            raise ValueError('`high-difference` is for high-resource clients, and tier = "low" has none')
+
+    @property
+    def tiers_differ(self) -> bool:
+        """High-resource clients measure in their own way."""
+        return self.tier == "all" and self.high_difference not in (None, self.difference)
+
+    @property
+    def needs_backprop(self) -> bool:
+        """Some clients answer with exact slopes."""
+        return "exact" in (self.difference, self.high_difference)
+
+    def local_lr_at(self, index: int) -> float:
+        """Learning rate of local steps in the phase's round ``index`` (from 0)."""
+        return self.lr_at(index) if self.local_lr is None else self.lr_at(index) * (self.local_lr / self.lr)
 
 
 class Head(_Phase, tag="head", tag_field="kind", frozen=True, kw_only=True):

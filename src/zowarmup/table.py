@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -47,6 +48,10 @@ class Table:
         from zowarmup.directions import segments  # imports torch, which a reader of a ledger does without
 
         return segments(self.sizes)
+
+    def moving(self, frozen: Collection[str]) -> tuple[Segment, ...]:
+        """Segments of the parameters that are not among ``frozen``."""
+        return tuple(each for name, each in zip(self.names, self.segments, strict=True) if name not in frozen)
 
     def place(self, name: str) -> slice:
         """Where a parameter lies in the flat vector.

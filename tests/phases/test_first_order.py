@@ -183,4 +183,4 @@ def test_work_leaves_state_and_gradients_alone():
 
 
 def test_passes_count_samples():
-    assert phase(epochs=3).passes(10) == (30, 30)
+    assert phase(epochs=3).passes(10, 0) == (30, 30)

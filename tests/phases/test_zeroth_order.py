@@ -64,7 +64,7 @@ def test_distinct_directions_each_carry_their_client_alone():
 def test_a_pool_is_served_in_parts():
     made = phase(pool=5)
     requests = made.plan(11, state())
-    streams = [made._streams(11, request.client, request.rank) for request in requests]
+    streams = [made.pool.streams(11, request.client, request.rank)[0] for request in requests]
     entry, _ = made.close(11, [report(0, 1, 2), report(1, 3, 4), report(3, 5, 6)], state())
     expected = np.zeros(5)
     for n, served, slopes in zip((10, 20, 40), streams, ([1, 2], [3, 4], [5, 6]), strict=True):
@@ -75,7 +75,7 @@ def test_a_pool_is_served_in_parts():
 
 def test_the_streams_of_a_pool_depend_on_the_round():
     made = phase(pool=1000)
-    assert not np.array_equal(made._streams(11, 0, 0), made._streams(12, 0, 0))
+    assert not np.array_equal(made.pool.streams(11, 0, 0), made.pool.streams(12, 0, 0))
 
 
 def test_the_rms_step_starts_at_its_first_value_and_decays():
@@ -201,6 +201,6 @@ def test_a_cohort_larger_than_its_tier_is_refused():
 
 
 def test_passes_count_samples():
-    assert phase().passes(10).forward == 2 * 2 * 10
-    assert phase(difference="one-sided", batch=4).passes(10).forward == 3 * 4
-    assert phase(batch=400).passes(10).forward == 2 * 2 * 10
+    assert phase().passes(10, 0).forward == 2 * 2 * 10
+    assert phase(difference="one-sided", batch=4).passes(10, 0).forward == 3 * 4
+    assert phase(batch=400).passes(10, 0).forward == 2 * 2 * 10

@@ -59,8 +59,8 @@ class Phase(Protocol):
     def apply(self, entry: Any, blobs: Blobs, state: State) -> State:
         """The state after the round; ``state`` is left as it is."""
 
-    def passes(self, samples: int) -> Passes:
-        """What a client with ``samples`` training samples computes in a round."""
+    def passes(self, samples: int, client: int) -> Passes:
+        """What ``client``, with ``samples`` training samples, computes in a round."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Scope:
         table: where each parameter lies.
         directions: the backend that makes directions.
         micro_batch: samples in one forward pass of an evaluation.
+        high: the high-resource clients.
     """
 
     seed: int
@@ -86,6 +87,7 @@ class Scope:
     table: Table
     directions: Directions
     micro_batch: int | Literal["all"]
+    high: frozenset[int] = frozenset()
 
     def cohort(self, round: int, settings: Settings) -> tuple[int, ...]:
         """The clients sampled in a round, ascending."""

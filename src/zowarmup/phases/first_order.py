@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zowarmup.draws import Draw
+from zowarmup.estimators import gathering
 from zowarmup.model import cuda_precision
 from zowarmup.phases.base import Blobs, Client, Closed, Passes, Scope, screen
 from zowarmup.protocol import Replacement, Report, Request, Weights, members
@@ -91,7 +92,7 @@ class FirstOrderPhase:
         """The snapshot that the entry names."""
         return blobs[entry.snapshot]
 
-    def passes(self, samples: int) -> Passes:
+    def passes(self, samples: int, client: int) -> Passes:
         """Every sample forward and backward, once an epoch."""
         return Passes(forward=self.settings.epochs * samples, backward=self.settings.epochs * samples)
 
@@ -103,7 +104,7 @@ class FirstOrderPhase:
         gradient = torch.zeros_like(weights)
         velocity: Tensor | None = None
         still = [self.scope.table.place(name) for name in self.frozen]
-        with _gradients(client.model.parameters(), gradient), _precision(settings.precision, weights.device):
+        with gathering(client.model.parameters(), gradient), _precision(settings.precision, weights.device):
             for x, y in self._batches(round, client):
                 gradient.zero_()
                 with _autocast(settings.precision, weights.device):
@@ -207,20 +208,6 @@ def _fold(total: Tensor, buffer: Tensor, n: int) -> None:
 def _mean(total: Tensor, n: int, before: Tensor) -> Tensor:
     mean = total.div(n) if before.is_floating_point() else total
     return mean.to(before.dtype).to(before.device)
-
-
-@contextlib.contextmanager
-def _gradients(parameters: Sequence[Tensor], gradient: Tensor) -> Iterator[None]:
-    """While open, gradients of the parameters accumulate in one flat vector."""
-    offset = 0
-    for parameter in parameters:
-        parameter.grad = gradient[offset : offset + parameter.numel()].view(parameter.shape)
-        offset += parameter.numel()
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.grad = None
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ class HeadPhase:
         """See :func:`zowarmup.phases.apply.apply`."""
         return apply(state, entry, table=self.scope.table, directions=self.scope.directions)
 
-    def passes(self, samples: int) -> Passes:
+    def passes(self, samples: int, client: int) -> Passes:
         """Every sample once; temperatures share the features."""
         return Passes(forward=samples if samples >= self.settings.min_samples else 0, backward=0)
 
