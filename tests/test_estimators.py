@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from zowarmup import nets
 from zowarmup.directions import select
 from zowarmup.errors import DataError, ModelError, UsageError
-from zowarmup.estimators import loss, slopes, step
+from zowarmup.estimators import gradient, loss, slopes, step
+from zowarmup.held import peak_bytes
 from zowarmup.model import Model, initialise
 from zowarmup.task import Classification
 
@@ -264,3 +265,155 @@ def test_outputs_must_be_one_tensor() -> None:
 def test_step_is_rounded_once() -> None:
     assert step(1e-4, 0.75) == float(np.float32(7.5e-5))
     assert step(2.0**-149, 1.0) == 2.0**-149
+
+
+EXACT: dict[str, Any] = SETTINGS | {"difference": "exact"}
+
+
+def test_exact_slopes_are_central_differences_of_a_quadratic() -> None:
+    model, x, y = quadratic()
+    settings = SETTINGS | {"eps": 0.5, "tau": 0.25, "streams": range(20)}
+    expected = slopes(model, x, y, Squares(), **settings)
+    found = slopes(model, x, y, Squares(), **(settings | {"difference": "exact"}))
+    assert found.dtype == np.float64
+    assert found.tolist() == expected.tolist()  # exact numbers, in whatever order
+
+
+def test_differences_converge_to_exact_slopes(digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits
+
+    def smooth() -> nn.Module:  # a ReLU's kinks hide orders
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
+
+    model = Model(initialise(smooth, seed=0))
+    exact = slopes(model, x, y, Classification(), **EXACT)
+    for difference, order in (("one-sided", 1), ("two-sided", 2)):
+        errors = []
+        for eps in (0.02, 0.005):
+            settings = SETTINGS | {"difference": difference, "eps": eps}
+            errors.append(np.linalg.norm(slopes(model, x, y, Classification(), **settings) - exact))
+        # A quarter of eps: a quarter of the error, or a sixteenth; terms of higher order are left a factor of two.
+        assert 4**order / 2 < errors[0] / errors[1] < 4**order * 2
+
+
+def test_exact_slopes_are_the_gradient_s_inner_products(digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits
+    model, plain = Model(cnn()), cnn().eval()
+    F.cross_entropy(plain(x).double(), y, reduction="none").mean().backward()  # type: ignore[no-untyped-call]
+    vector = torch.cat([parameter.grad.flatten() for parameter in plain.parameters()])  # type: ignore[union-attr]
+    # The mean's gradient reaches each sample with another rounding than a sum's: a few of 2**-24 of the largest.
+    torch.testing.assert_close(
+        gradient(model, x, y, Classification(), micro_batch="all"), vector, rtol=1e-5, atol=1e-6 * float(vector.norm())
+    )
+
+
+def test_micro_batches_change_exact_slopes_by_rounding_only(digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits
+    model = Model(cnn())
+    whole = slopes(model, x, y, Classification(), **EXACT)
+    norm = float(gradient(model, x, y, Classification(), micro_batch="all").norm())
+    for size in (1, 7, 64, 1000):
+        parts = slopes(model, x, y, Classification(), **(EXACT | {"micro_batch": size}))
+        # 150 sums in fp32, each off by 2**-24 of what is summed, projected on a direction of length sqrt(d) tau.
+        assert np.abs(parts - whole).max() < 150 * 2**-24 * norm * model.size**0.5
+    assert slopes(model, x, y, Classification(), **EXACT).tolist() == whole.tolist()
+
+
+def test_micro_batches_bound_the_memory_of_exact_slopes(digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits
+    model = Model(cnn())
+
+    def work(size: int) -> int:
+        return peak_bytes(lambda: gradient(model, x, y, Classification(), micro_batch=size), torch.device("cpu"))
+
+    assert work(10) < work(150) / 3  # the gradient, and activations of a fifteenth of the samples
+
+
+def test_frozen_parameters_contribute_nothing_to_exact_slopes(digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits
+    model = Model(cnn())
+    last = model.table.names[-2:]
+    body = [name for name in model.table.names if name not in last]
+    vector = gradient(model, x, y, Classification(), micro_batch="all", frozen=body)
+    for name in model.table.names:
+        assert bool(vector[model.table.place(name)].any()) == (name in last)
+    parts = [slopes(model, x, y, Classification(), **EXACT, frozen=frozen) for frozen in (body, last)]
+    # Inner products of two disjoint parts, summed in another order in float64 over fp32 gradients of equal bits.
+    np.testing.assert_allclose(sum(parts), slopes(model, x, y, Classification(), **EXACT), rtol=1e-9)
+
+
+def test_exact_slopes_leave_weights_buffers_and_modes_alone() -> None:
+    module = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.9), nn.Linear(4, 3))
+    model = Model(initialise(lambda: module, seed=0), batch_norm="frozen")
+    _, x, y = quadratic()
+    module.train()
+    before, buffers = model.weights(), model.buffers()
+    first = slopes(model, x, y, Squares(), **EXACT)
+    assert first.tolist() == slopes(model, x, y, Squares(), **EXACT).tolist()  # dropout is off
+    assert torch.equal(model.weights(), before)
+    assert all(torch.equal(value, buffers[name]) for name, value in model.buffers().items())
+    assert all(part.training for part in module.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    close = slopes(model, x, y, Squares(), **(SETTINGS | {"eps": 1e-2}))
+    np.testing.assert_allclose(first, close, rtol=1e-2)  # the same frozen statistics; eps squared, and fp32 over eps
+
+
+def test_exact_slopes_under_batch_statistics_exclude_micro_batches() -> None:
+    module = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    model = Model(module, batch_norm="batch")
+    _, x, y = quadratic()
+    with pytest.raises(ModelError, match="normalises over the whole batch of 8, but micro-batch is 3"):
+        slopes(model, x, y, Squares(), **(EXACT | {"micro_batch": 3}))
+
+
+class Detached(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+class Broken(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = torch.exp(super().forward(x))
+        outputs.mul_(2)  # overwrites what the backward pass of exp needs
+        return outputs
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Detached(5, 3), "does not depend on the parameters through operations that backprop can follow"),
+        (Broken(5, 3), "backprop fails: one of the variables needed for gradient computation has been modified"),
+    ],
+)
+def test_what_cannot_run_backprop_is_refused(module: nn.Module, message: str) -> None:
+    _, x, y = quadratic()
+    model = Model(module)
+    with pytest.raises(ModelError, match=message) as caught:
+        slopes(model, x, y, Squares(), **EXACT)
+    assert "needs no backprop" in str(caught.value.hint)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    slopes(model, x, y, Squares(), **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"streams": [2**32]}, UsageError, "stream 4294967296: expected"),
+        ({"streams": np.array([0, -1])}, UsageError, "stream -1: expected"),
+        ({"seed": 2**64}, UsageError, "seed 18446744073709551616"),
+        ({"tau": -1.0}, UsageError, "expected both > 0"),
+        ({"micro_batch": 0}, UsageError, 'micro-batch is 0, expected "all" or at least 1'),
+        ({"x": torch.zeros(7, 5)}, DataError, "7 samples and 8 targets"),
+    ],
+)
+def test_exact_refusals(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    model, x, y = quadratic()
+    with pytest.raises(error, match=message):
+        slopes(model, **({"x": x, "y": y, "task": Squares()} | EXACT | changes))
+
+
+def test_no_directions_no_exact_slopes_and_nan_passes_through() -> None:
+    model, x, y = quadratic()
+    assert slopes(model, x, y, Squares(), **(EXACT | {"streams": []})).shape == (0,)
+    model.bind(torch.full((18,), torch.nan))
+    assert np.isnan(slopes(model, x, y, Squares(), **EXACT)).all()

@@ -17,6 +17,13 @@ CASES = {
     "cohorts": {"phase.0.cohort": 2, "phase.1.cohort": 7, "phase.1.rounds": 12, "seed": 5},
     "distinct": {"phase.1.pool": "distinct", "phase.1.difference": "two-sided", "phase.1.batch": "all"},
     "pool": {"phase.1.pool": 40, "phase.1.cohort": 3, "phase.0.epochs": 2, "phase.0.batch": "all"},
+    "tiers that differ": {"phase.1.high-difference": "exact", "phase.1.pool": 40, "phase.1.cohort": 2, "seed": 3},
+    "sums of local steps": {
+        "phase.1.step": "plain",
+        "phase.1.local-steps": 5,
+        "phase.1.pool": 9,
+        "phase.1.pool-seed": "run",
+    },
     "unequal": {"data.partition": {"kind": "quantity", "alpha": 5.0}, "phase.1.batch": 32},
 }
 

@@ -77,6 +77,20 @@ BAD = {
     "unknown task": (GOOD, ["model.task=regression"], 'not "regression" - at `$.model`'),
     "std of zero": (GOOD, ["data.std=[0.0]"], "`std` must be > 0 - at `$.data`"),
     "pool smaller than directions": (GOOD, ["phase.1.pool=2"], "`pool` is 2, smaller than `directions`, which is 3"),
+    "a pool of the run without a number": (GOOD, ["phase.1.pool-seed=run"], '`pool-seed` is "run", so `pool` must be'),
+    "local steps of the server's kind": (
+        GOOD,
+        ["phase.1.local-steps=2", "phase.1.step=rms"],
+        '`local-steps` above 1 goes with step = "plain"',
+    ),
+    "a rate of steps that are not made": (GOOD, ["phase.1.local-lr=0.1"], "`local-lr` goes with `local-steps` above 1"),
+    "no local steps": (GOOD, ["phase.1.local-steps=0"], "Expected `int` >= 1 - at `$.phase[1].local-steps`"),
+    "exact in half": (GOOD, ["phase.1.difference=forward"], "Invalid enum value 'forward'"),
+    "the high tier's way without it": (
+        GOOD,
+        ["phase.1.tier=low", "phase.1.high-difference=exact"],
+        "`high-difference` is for high-resource clients",
+    ),
     "steps without an interval": (GOOD, ["phase.0.schedule=step"], "`step-every` goes with schedule"),
     "an interval without steps": (GOOD, ["phase.0.step-every=3"], "`step-every` goes with schedule"),
     "batch norm over a micro-batch": (GOOD, ["model.batch-norm=batch"], 'set run.micro-batch = "all", not 64'),
@@ -133,6 +147,13 @@ def test_schedules():
     assert cosine.lr_at(0) == 2.0
     assert cosine.lr_at(4) == pytest.approx(1.0)  # half-way to the horizon; cos(pi / 2) is not exactly 0
     assert cosine.lr_at(100) == 0.0
+
+
+def test_local_steps_have_the_rate_of_the_round_or_their_own():
+    same = ZerothOrder(rounds=4, lr=2.0, schedule="cosine", local_steps=2)
+    own = ZerothOrder(rounds=4, lr=2.0, schedule="cosine", local_steps=2, local_lr=0.5)
+    assert [same.local_lr_at(t) for t in range(4)] == [same.lr_at(t) for t in range(4)]
+    assert [own.local_lr_at(t) for t in range(4)] == [own.lr_at(t) / 4 for t in range(4)]
 
 
 def test_every_key_has_a_docstring():

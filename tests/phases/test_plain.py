@@ -5,6 +5,7 @@ import torch
 
 import zowarmup
 from zowarmup import recipes
+from zowarmup.errors import ModelError
 from zowarmup.experiment import arithmetic
 from zowarmup.state import State
 
@@ -60,3 +61,15 @@ def test_a_ledger_replays_and_verifies(case, tmp_path):
     proof = zowarmup.verify(tmp_path / "run")
     assert proof.holds
     assert proof.replayed == 2
+
+
+def test_a_model_that_cannot_run_backprop_is_refused_before_round_1():
+    class Detached(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    recipe = recipes.load("digits-zo-scratch", overrides=SETTINGS | {"phase.0.high-difference": "exact"})
+    with pytest.raises(ModelError, match="backprop can follow"):
+        zowarmup.run(recipe, model=Detached(64, 10))
+    plain = recipes.load("digits-zo-scratch", overrides=SETTINGS)
+    assert zowarmup.run(plain, model=Detached(64, 10)).summary["status"] == "finished"

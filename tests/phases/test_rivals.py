@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -159,7 +160,9 @@ def test_a_server_repeats_the_walk_of_its_only_client():
 
 def walk(setting, request):
     """A client's own weights after its last step: the request's T steps, and one more that only shows them."""
-    longer = dataclasses.replace(setting.phase, settings=with_steps(setting.phase.settings, 11))
+    longer = dataclasses.replace(
+        setting.phase, settings=msgspec.structs.replace(setting.phase.settings, local_steps=11)
+    )
     seen = []
     bind = setting.model.bind
     setting.model.bind = lambda weights: (seen.append(weights), bind(weights))[1]
@@ -168,10 +171,14 @@ def walk(setting, request):
     return seen[-1]
 
 
-def with_steps(settings, steps):
-    import msgspec
-
-    return msgspec.structs.replace(settings, local_steps=steps)
+@pytest.mark.parametrize("lr", [1e30, 1e300], ids=["weights break down", "the step itself"])
+def test_a_client_whose_local_weights_break_down_is_refused(lr):
+    setting = Setting(lr=0.1, local_lr=lr, pool="shared", local_steps=3, batch=3)
+    requests = setting.phase.plan(1, setting.initial)
+    reports = [setting.phase.work(asked, setting.client(asked.client, setting.initial)) for asked in requests]
+    entry, _ = setting.phase.close(1, reports, setting.initial)
+    assert entry.refused == dict.fromkeys((0, 1, 2), "non-finite slopes")
+    assert len(entry.coefficients) == 0
 
 
 def test_local_steps_with_their_own_rate_move_the_client_and_not_the_server():

@@ -18,7 +18,7 @@ from zowarmup.table import Table
 SIZES = (10, 20, 30, 40)
 
 
-def phase(members=(0, 1, 3), **settings):
+def phase(members=(0, 1, 3), high=(), **settings):
     scope = Scope(
         seed=5,
         phase=1,
@@ -28,6 +28,7 @@ def phase(members=(0, 1, 3), **settings):
         table=Table(("a", "b"), ((7,), (5000,))),
         directions=select("cpu"),
         micro_batch=64,
+        high=frozenset(high),
     )
     return build(ZerothOrder(**{"rounds": 10, "lr": 0.5, "tau": 0.5, "directions": 2} | settings), scope)
 
@@ -198,6 +199,51 @@ def test_a_tier_without_clients_is_refused():
 def test_a_cohort_larger_than_its_tier_is_refused():
     with pytest.raises(RecipeError, match='phase 1: cohort = 4, but tier = "all" has 3 clients'):
         phase(cohort=4)
+
+
+def test_a_client_that_serves_the_whole_pool_weighs_as_much_as_its_samples():
+    """The step stays the mean over clients of each client's mean over its directions."""
+    made = phase(pool=4, high=(1,), high_difference="exact")
+    requests = made.plan(11, state())
+    reports = [report(0, 1, 2), report(1, 3, 4, 5, 6), report(3, 7, 8)]
+    expected = np.zeros(4)
+    for request, each, n in zip(requests, reports, (10, 20, 40), strict=True):
+        streams = made.pool.streams(11, request.client, request.rank)[0]
+        expected[streams] += n / 70 * each.slopes.astype(float) / len(streams)
+    entry, _ = made.close(11, reports, state())
+    np.testing.assert_allclose(step(entry), -0.25 * expected, rtol=0, atol=2.0 ** -(entry.exponent + 1))
+    assert entry.refused == {}
+
+
+def test_each_tier_is_held_to_what_it_was_asked():
+    made = phase(pool=4, high=(1,), high_difference="exact")
+    entry, _ = made.close(11, [report(0, 1, 2, 3, 4), report(1, 3, 4), report(3, 7, 8)], state())
+    assert entry.refused == {
+        0: "slopes of shape (4,) and float32, expected (2,) and float32",
+        1: "slopes of shape (2,) and float32, expected (4,) and float32",
+    }
+
+
+def test_a_round_of_exact_slopes_of_a_linear_loss_is_a_gradient_step_in_the_mean():
+    """With many directions, the mean of <g, z> z is g, so the step is close to -lr tau^2 g."""
+    made = phase(pool=4096, members=(0,), difference="exact", lr=1.0, tau=1.0)
+    gradient = torch.linspace(-1, 1, 5007)
+    seeds = np.full(4096, made.pool.seed(11), np.uint64)
+    where = {"segments": made.scope.table.segments, "seeds": seeds, "streams": np.arange(4096, dtype=np.uint32)}
+    slopes = select("cpu").dots(gradient, **where)
+    entry, _ = made.close(11, [report(0, *slopes)], state())
+    moved = made.apply(entry, {}, state()).weights - state().weights
+    # The projection on 4096 of 5007 random directions has a relative error of about sqrt(5007 / 4096) in each number,
+    # which the inner product averages: 1 with a deviation of sqrt(2 / 4096), 0.02; five of those.
+    assert float(-moved @ gradient) / float(gradient @ gradient) == pytest.approx(1.0, abs=0.11)
+
+
+def test_passes_of_local_steps_and_of_exact_slopes():
+    assert phase(local_steps=3, batch=4).passes(10, 0) == (3 * 4 * 4, 0)
+    assert phase(difference="exact").passes(10, 0) == (10, 10)
+    assert phase(difference="exact", local_steps=3, batch=4).passes(10, 0) == (12, 12)
+    mixed = phase(high=(1,), high_difference="exact", difference="one-sided")
+    assert (mixed.passes(10, 0), mixed.passes(10, 1)) == ((30, 0), (10, 10))
 
 
 def test_passes_count_samples():
