@@ -5,19 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 from torch import nn
 
 from zowarmup.nets.checks import positive
 
 
-def mlp(*, input_shape: tuple[int, ...], classes: int, hidden: Sequence[int] = (32,)) -> nn.Module:
+def mlp(
+    *,
+    input_shape: tuple[int, ...],
+    classes: int,
+    hidden: Sequence[int] = (32,),
+    norm: Literal["none", "batch"] = "none",
+) -> nn.Module:
     """Linear layers with ReLU between them, on flattened samples of any shape.
 
     Args:
         input_shape: shape of one sample.
         classes: width of the last layer.
         hidden: widths of the hidden layers; empty for a linear model.
+        norm: ``"batch"`` normalises before every ReLU.
 
     Raises:
         ModelError: a width below 1.
@@ -27,5 +35,6 @@ def mlp(*, input_shape: tuple[int, ...], classes: int, hidden: Sequence[int] = (
     layers: list[nn.Module] = [nn.Flatten()]
     widths = [math.prod(input_shape), *hidden]
     for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        normalised = [nn.BatchNorm1d(outputs)] if norm == "batch" else []
+        layers += [nn.Linear(inputs, outputs), *normalised, nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
