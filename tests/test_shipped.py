@@ -13,8 +13,13 @@ PAPER = [name for name in recipes.shipped() if name.startswith("paper/")]
 
 
 def short(name, cifar10=None, **more):
-    """A recipe with one round in each phase."""
-    overrides = {f"phase.{index}.rounds": 1 for index in range(len(recipes.load(name).phase))} | more
+    """A recipe with one round in each phase, and a head's own number of them."""
+    overrides = more
+    for index, phase in enumerate(recipes.load(name).phase):
+        if phase.kind != "head":
+            overrides[f"phase.{index}.rounds"] = 1
+        if getattr(phase, "average_last", None) is not None:
+            overrides[f"phase.{index}.average-last"] = 1
     if cifar10 is not None:
         overrides["data.path"] = str(cifar10)
     return recipes.load(name, overrides=overrides)

@@ -33,14 +33,18 @@ def identity(recipe: Mapping[str, Any]) -> bytes:
     for name, keys in _ASIDE.items():
         if name in kept:
             kept[name] = {key: value for key, value in kept[name].items() if key not in keys}
-    phases = [dict(phase) for phase in recipe["phase"]]
-    for phase in phases:
-        horizon = phase.pop("schedule-rounds", None) or phase["rounds"]
-        if phase.get("schedule") == "cosine":
-            phase["schedule-rounds"] = horizon
-    del phases[-1]["rounds"]
+    phases = [_fixed(phase, phase["rounds"]) for phase in recipe["phase"]]
+    if "average-last" not in phases[-1]:  # whose last round is another than the same round of a longer run
+        del phases[-1]["rounds"]
     kept["phase"] = phases
     return json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _fixed(table: Mapping[str, Any], rounds: int) -> dict[str, Any]:
+    """A phase, or a table within it, with the horizon of a cosine and without any other."""
+    kept = {key: _fixed(value, rounds) if isinstance(value, Mapping) else value for key, value in table.items()}
+    horizon = kept.pop("schedule-rounds", None) or rounds
+    return kept | ({"schedule-rounds": horizon} if kept.get("schedule") == "cosine" else {})
 
 
 def genesis(identity: bytes, table: bytes, data: bytes) -> bytes:

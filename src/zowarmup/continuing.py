@@ -65,8 +65,7 @@ def _extended(recipe: Recipe, text: str, total: int) -> str:
     if own < 1:
         raise UsageError(f"rounds = {total}: the phases before the last one take {recipe.rounds - last.rounds}")
     values: dict[str, Any] = {f"phase.{index}.rounds": own}
-    if last.horizon is not None:
-        values[f"phase.{index}.schedule-rounds"] = last.horizon
+    values |= {f"phase.{index}.{key}": horizon for key, horizon in last.horizons.items()}
     return recipes.edit(text, values)
 
 
@@ -77,6 +76,8 @@ def _check_rounds(recipe: Recipe, recorded: Recipe, ledger: Ledger) -> None:
     if recipe.rounds < max(ledger.last, 1):
         raise UsageError(f"rounds = {recipe.rounds}: the run has {ledger.last} rounds already")
     last, horizon = recipe.phase[-1], recipe.phase[-1].horizon
+    if recipe.rounds != recorded.rounds and not last.extendable:
+        raise UsageError(f"rounds = {recipe.rounds}: the last phase ({last.kind}) takes no other number of rounds")
     if recipe.rounds > recorded.rounds and horizon is not None and last.rounds > horizon:
         raise RecipeError(
             f"{ledger.path}: phase {len(recipe.phase) - 1} has a cosine schedule over {horizon} rounds: "

@@ -116,6 +116,7 @@ def _fields(a: Entry, b: Entry) -> Iterator[str]:
         if a.state != b.state:
             yield f"phase state: {a.state} and {b.state}"
     elif isinstance(a, Patch) and isinstance(b, Patch):
-        yield f"values of {', '.join(sorted(a.values.keys() | b.values.keys())) or 'nothing'}"
+        names = sorted(a.values.keys() | b.values.keys() | a.buffers.keys() | b.buffers.keys())
+        yield f"values of {', '.join(names) or 'nothing'}"
     elif isinstance(a, Replacement) and isinstance(b, Replacement) and a.moments != b.moments:
         yield "phase state"

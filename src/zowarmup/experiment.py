@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zowarmup import chain, data, nets, phases, recipes
+from zowarmup import chain, data, nets, norms, phases, recipes
 from zowarmup import head as heads
 from zowarmup.data import Dataset, Federation, Samples
 from zowarmup.directions import Directions, check_denormals, select
@@ -26,7 +26,7 @@ from zowarmup.imports import load_object
 from zowarmup.ledger import Head as LedgerHead
 from zowarmup.model import Model, cuda_precision, initialise, load_weights
 from zowarmup.phases import Phase, Scope
-from zowarmup.recipe import GIVEN, Head, Recipe, ZerothOrder
+from zowarmup.recipe import GIVEN, Head, Mixed, Recipe, ZerothOrder
 from zowarmup.state import State, check_dtypes, moments_digest
 from zowarmup.task import Classification, Task
 
@@ -76,7 +76,8 @@ def prepare(
         )
     dataset = data.load(recipe.data, seed=recipe.seed, dataset=dataset)
     federation = data.federate(recipe.data, dataset, seed=recipe.seed)
-    if any(getattr(phase, "augment", "none") == "standard" for phase in recipe.phase) and dataset.train.x.ndim != 4:
+    parts = [part for phase in recipe.phase for part in phase.parts]
+    if any(getattr(part, "augment", "none") == "standard" for part in parts) and dataset.train.x.ndim != 4:
         raise RecipeError(
             f'augment = "standard" needs images (N, C, H, W), but samples have shape {dataset.train.x.shape[1:]}'
         )
@@ -156,7 +157,14 @@ def build_phases(recipe: Recipe, federation: Federation, model: Model) -> tuple[
             micro_batch=recipe.run.micro_batch,
             high=frozenset(federation.members("high")),
         )
-        built.append(phases.build(settings, scope, lambda name: heads.find(model, name, federation.classes)))
+        built.append(
+            phases.build(
+                settings,
+                scope,
+                head=lambda name: heads.find(model, name, federation.classes),
+                norms=lambda: norms.find(model),
+            )
+        )
     return tuple(built)
 
 
@@ -275,7 +283,7 @@ def _check_forward(recipe: Recipe, model: Model, task: Task, train: Samples, dat
                         raise ModelError(
                             f"{recipe.model.task}: {name} of {form} outputs have shape {got}, expected ({len(x)},)"
                         )
-        if any(isinstance(phase, ZerothOrder) for phase in recipe.phase):
+        if any(isinstance(phase, ZerothOrder | Mixed) for phase in recipe.phase):
             model.check(x)
         if any(isinstance(phase, ZerothOrder) and phase.needs_backprop for phase in recipe.phase):
             gradient(model, x, y, task, micro_batch="all")

@@ -7,8 +7,8 @@ from typing import Any
 
 from zowarmup import recipes, report
 from zowarmup.ledger import Ledger, Row
-from zowarmup.protocol import Entry, Patch, Replacement, Update
-from zowarmup.recipe import Head, Phase, Recipe, ZerothOrder
+from zowarmup.protocol import Array, Entry, Patch, Replacement, Update
+from zowarmup.recipe import Mixed, Phase, Recipe, ZerothOrder
 
 _FINAL = (
     "accuracy",
@@ -50,7 +50,7 @@ class History:
             line |= {
                 "phase": row.phase,
                 "kind": settings.kind,
-                "lr": None if isinstance(settings, Head) else settings.lr_at(row.round - self._first[row.phase]),
+                "lr": settings.lr_at(row.round - self._first[row.phase]),
                 "cohort": self._cohort(settings),
                 "refused": len(entry.refused),
             }
@@ -185,9 +185,14 @@ def _described(entry: Entry | None) -> dict[str, Any] | None:
             }
         )
     if isinstance(entry, Patch):
-        return {"kind": "patch"} | found | {"values": {name: value.tolist() for name, value in entry.values.items()}}
+        tensors = {"values": entry.values, "buffers": entry.buffers}
+        return {"kind": "patch"} | found | {key: _lists(values) for key, values in tensors.items()}
     assert isinstance(entry, Replacement)
     return {"kind": "replacement"} | found | {"snapshot": entry.snapshot, "moments": entry.moments or None}
+
+
+def _lists(tensors: Mapping[str, Array]) -> dict[str, Any]:
+    return {name: values.tolist() for name, values in tensors.items()}
 
 
 def _tiers(pair: tuple[int, int]) -> dict[str, int]:
@@ -197,6 +202,6 @@ def _tiers(pair: tuple[int, int]) -> dict[str, int]:
 def _pivot(recipe: Recipe) -> int | None:
     """The last round before zeroth-order rounds begin; None where there are none."""
     for phase, first in zip(recipe.phase, recipe.first_rounds, strict=True):
-        if isinstance(phase, ZerothOrder):
+        if isinstance(phase, ZerothOrder | Mixed):
             return first - 1
     return None

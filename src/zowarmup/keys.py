@@ -65,6 +65,8 @@ _TABLES: tuple[tuple[str, type[msgspec.Struct]], ...] = (
     ('[[phase]] kind = "first-order"', recipe.FirstOrder),
     ('[[phase]] kind = "zeroth-order"', recipe.ZerothOrder),
     ('[[phase]] kind = "head"', recipe.Head),
+    ('[[phase]] kind = "statistics"', recipe.Statistics),
+    ('[[phase]] kind = "mixed"', recipe.Mixed),
 )
 
 _HEADER = """\
@@ -150,7 +152,7 @@ def _code(default: str) -> str:
 
 def _keys(struct: type[msgspec.Struct]) -> tuple[Key, ...]:
     hints, meanings = get_type_hints(struct, include_extras=True), _meanings(struct)
-    fields = msgspec.structs.fields(struct)
+    fields = sorted(msgspec.structs.fields(struct), key=lambda f: f.name not in ("rounds", "cohort"))
     return tuple(Key(f.encode_name, _type(hints[f.name]), _default(f), _unwrap(meanings[f.name])) for f in fields)
 
 

@@ -220,7 +220,7 @@ def _point(experiment: Experiment, engine: Engine, directory: RunDirectory) -> P
     for row in ledger.rows(1):
         entry, phase = row.decoded(), phases[row.phase]
         assert entry is not None
-        traffic.recall(phase.scope.cohort(row.round, phase.settings), entry)
+        traffic.recall([request.client for request in phase.plan(row.round, experiment.initial)], entry)
     traffic.resume(ledger.row(ledger.last).measured())
 
     def rerun(entry: Replacement, state: State) -> State:

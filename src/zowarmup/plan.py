@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,11 @@ from zowarmup.held import peak_bytes
 from zowarmup.loop import local
 from zowarmup.phases import Passes, Phase
 from zowarmup.protocol import Entry, Report, Request
-from zowarmup.recipe import Recipe
+from zowarmup.recipe import FirstOrder, Mixed, Recipe
 from zowarmup.traffic import COUNTS, Traffic
 
 _QUICK_SECONDS = 0.3  # work shorter than this is done whole, and again, for a better estimate
 _REPEATS = 3
-_TIERS = ("high", "low")
 _PIECE = 64  # samples of a client's data that its work is timed and weighed on
 
 Tiers = Mapping[str, int]
@@ -124,11 +123,11 @@ class _Cost:
 
 @dataclass(frozen=True)
 class _Rehearsal:
-    """What a round's messages are like, and what it took; reports and costs by tier."""
+    """What a round's messages are like, and what it took."""
 
-    reports: Mapping[str, Report]
+    measured: dict[str, tuple[Report, _Cost]]
+    """By tier where tiers differ, else of all; a tier that the round does not sample is added when one does."""
     entry: Entry
-    costs: Mapping[str, _Cost]
     server_seconds: float
 
 
@@ -201,18 +200,21 @@ def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluati
     rehearsed = [
         _rehearse(experiment, phase, number) for number in (rounds if phase.settings.kind == "head" else rounds[:1])
     ]
-    costs, server = rehearsed[0].costs, statistics.mean(each.server_seconds for each in rehearsed)
+    server, work = statistics.mean(each.server_seconds for each in rehearsed), 0.0
     before = _counts(traffic)
     for index, number in enumerate(rounds):
         as_then = rehearsed[min(index, len(rehearsed) - 1)]
         for request in phase.plan(number, state):
-            client = clients[request.client]
-            traffic.ask(request, phase.passes(len(client.train), request.client))
-            traffic.report(_addressed(as_then.reports[_tier(phase, request)], request))
+            if (tier := _tier(phase, request)) not in as_then.measured:
+                as_then.measured[tier] = _measure(experiment, phase, request)
+            report, cost = as_then.measured[tier]
+            passes = phase.passes(len(clients[request.client].train), request.client)
+            work += cost.scaled(passes.forward)
+            traffic.ask(request, passes)
+            traffic.report(_addressed(report, request))
         traffic.commit(_numbered(as_then.entry, number))
     after = _counts(traffic)
     spent = {name: {tier: after[name][tier] - before[name][tier] for tier in after[name]} for name in after}
-    work = sum(cost.scaled(spent["forward_samples"][tier]) for tier, cost in costs.items())
     evaluations = sum(number == rounds[-1] or number % experiment.recipe.run.evaluate_every == 0 for number in rounds)
     return PhasePlan(
         kind=phase.settings.kind,
@@ -222,7 +224,7 @@ def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluati
         **spent,
         request_seconds=work / sum(spent["turns"].values()),
         seconds=work + len(rounds) * server + evaluations * evaluation,
-        working_bytes=max(cost.working_bytes for cost in costs.values()),
+        working_bytes=max(cost.working_bytes for each in rehearsed for _, cost in each.measured.values()),
     )
 
 
@@ -230,23 +232,21 @@ def _rehearse(experiment: Experiment, phase: Phase, number: int) -> _Rehearsal:
     """A round with one client's work in the place of everybody's; or of its tier's, where tiers differ."""
     state = experiment.initial
     requests = phase.plan(number, state)
-    if phase.settings.tiers_differ:
-        measured = {tier: _measure(experiment, phase, request) for tier, request in _stand_ins(phase, requests)}
-    else:
-        measured = dict.fromkeys(_TIERS, _measure(experiment, phase, _median(requests, phase.scope.samples)))
-    reports = {tier: report for tier, (report, _) in measured.items()}
-    costs = {tier: cost for tier, (_, cost) in measured.items()}
+    measured: dict[str, tuple[Report, _Cost]] = {}
+    for tier in dict.fromkeys(_tier(phase, request) for request in requests):
+        alike = [request for request in requests if _tier(phase, request) == tier]
+        measured[tier] = _measure(experiment, phase, _median(alike, phase.scope.samples))
     started = time.perf_counter()
-    made = (_addressed(reports[_tier(phase, request)], request) for request in requests)
+    made = (_addressed(measured[_tier(phase, request)][0], request) for request in requests)
     entry, blobs = phase.close(number, made, state)
     phase.apply(entry, blobs, state)
-    return _Rehearsal(reports, entry, costs, time.perf_counter() - started)
+    return _Rehearsal(measured, entry, time.perf_counter() - started)
 
 
 def _measure(experiment: Experiment, phase: Phase, request: Request) -> tuple[Report, _Cost]:
     """One client's work on a piece of its data, weighed and timed; where that is quick, all of its work is timed."""
     client = local(experiment).client(request.client, experiment.initial)
-    piece = dataclasses.replace(client, indices=client.indices[: _piece(phase, len(client.indices))])
+    piece = dataclasses.replace(client, indices=client.indices[: _piece(phase, request, len(client.indices))])
     report: list[Report] = []
     working = peak_bytes(lambda: report.append(phase.work(request, piece)), experiment.model.device)
     seconds = _timed(lambda: phase.work(request, piece))
@@ -257,31 +257,24 @@ def _measure(experiment: Experiment, phase: Phase, request: Request) -> tuple[Re
     return report[0], _Cost(seconds, passes, working)
 
 
-def _piece(phase: Phase, samples: int) -> int:
+def _piece(phase: Phase, request: Request, samples: int) -> int:
     """Samples that make the largest set of activations a client's work has at a time, and not many more."""
-    size = getattr(phase.settings, "batch", "all")
+    settings = phase.settings
+    if isinstance(settings, Mixed):
+        settings = settings.first_order if _tier(phase, request) == "high" else settings.zeroth_order
+    size = getattr(settings, "batch", "all")
     batch = samples if size == "all" else int(size)
-    if phase.settings.kind != "first-order":
+    if not isinstance(settings, FirstOrder):
         micro = phase.scope.micro_batch
         batch = min(batch, _PIECE if micro == "all" else micro)
     return min(batch, samples)
 
 
-def _stand_ins(phase: Phase, requests: Sequence[Request]) -> Iterator[tuple[str, Request]]:
-    """A request to each tier that has clients; to any of them where the round asks none."""
-    everybody = [_to(requests[0], client) for client in phase.scope.members]
-    for tier in _TIERS:
-        asked, others = ([each for each in some if _tier(phase, each) == tier] for some in (requests, everybody))
-        if others:
-            yield tier, _median(asked or others, phase.scope.samples)
-
-
 def _tier(phase: Phase, request: Request) -> str:
+    """Whose work stands for that of a request."""
+    if not phase.settings.tiers_differ:
+        return "all"
     return "high" if request.client in phase.scope.high else "low"
-
-
-def _to(request: Request, client: int) -> Request:
-    return msgspec.structs.replace(request, client=client)
 
 
 def _median(requests: Sequence[Request], samples: Sequence[int]) -> Request:
@@ -301,7 +294,7 @@ def _numbered(entry: Entry, number: int) -> Entry:
 
 def _counts(traffic: Traffic) -> dict[str, dict[str, int]]:
     counts = traffic.counts()
-    return {name: dict(zip(_TIERS, getattr(counts, name), strict=True)) for name in COUNTS}
+    return {name: dict(zip(("high", "low"), getattr(counts, name), strict=True)) for name in COUNTS}
 
 
 def _timed(action: Callable[[], object]) -> float:

@@ -102,6 +102,24 @@ class Sums(_Message, frozen=True, kw_only=True):
         return self.features.nbytes + self.targets.nbytes
 
 
+class ChannelSums(_Message, frozen=True, kw_only=True):
+    """What a client sends in a statistics phase: sums over the inputs x of every BatchNorm layer, less the running mean
+    that everybody has, so that little is lost to cancellation. Layers lie behind each other."""
+
+    client: int
+    counts: Array
+    """int64, shape ``(layers,)``: values that each channel's sums run over."""
+    sums: Array
+    """fp32, shape ``(channels of all layers,)``: of x - m."""
+    squares: Array
+    """fp32, the same shape: of (x - m)^2."""
+
+    @property
+    def payload_bytes(self) -> int:
+        """8 bytes a layer, and 8 a channel."""
+        return self.counts.nbytes + self.sums.nbytes + self.squares.nbytes
+
+
 class Losses(_Message, frozen=True, kw_only=True):
     """What a client sends in the second round of a head phase: its mean loss at each temperature."""
 
@@ -179,7 +197,7 @@ class Patch(_Entry, frozen=True, kw_only=True, tag="patch", array_like=True):
         return sum(value.nbytes for value in (*self.values.values(), *self.buffers.values()))
 
 
-Report = Slopes | Weights | Sums | Losses
+Report = Slopes | Weights | Sums | ChannelSums | Losses
 Entry = Update | Replacement | Patch
 Message = Request | SlopesRequest | Report
 

@@ -125,9 +125,10 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
     """`"mlp"`, `"cnn"`, `"lenet"`, `"resnet18"`, `"vit"`, `"python:module:callable"`, or `"given"`: passed to
     `zowarmup.run` as `model`."""
     args: dict[str, Any] = {}
-    """Keyword arguments of the net: `hidden = [32]` for `mlp`; `widths = [16, 32, 64]` and `groups` for `cnn`; `norm`
-    (`"batch"` or `"group"`), `groups` and `width` for `resnet18`; `patch`, `width`,
-    `depth` and `heads` for `vit` (18.9 million parameters as it stands); those of your callable."""
+    """Keyword arguments of the net: `hidden = [32]` and `norm` (`"none"` or `"batch"`) for `mlp`;
+    `widths = [16, 32, 64]`, `norm` (`"group"` or `"batch"`) and `groups` for `cnn`; `norm` (`"batch"` or `"group"`),
+    `groups` and `width` for `resnet18`; `patch`, `width`, `depth` and `heads` for `vit` (18.9 million parameters as it
+    stands); those of your callable."""
     batch_norm: Literal["frozen", "batch"] | None = None
     """What zeroth-order forwards normalise with, required for a model with BatchNorm: the pivot's running statistics
     (`frozen`; without a warm-up those are still 0 and 1), or the batch's own (`batch`: running ones stay as they are;
@@ -168,7 +169,48 @@ class RunSettings(_Table, frozen=True, kw_only=True):
     regenerate fewer directions (`work`)."""
 
 
-class _Phase(_Table, frozen=True, kw_only=True):
+class _AnyPhase:
+    """What every phase answers. No struct itself: msgspec lets a struct have the fields of one base alone, and those of
+    a phase with a learning rate come from tables that ``[phase.high]`` and ``[phase.low]`` are too."""
+
+    __slots__ = ()
+
+    @property
+    def kind(self) -> str:
+        """As the recipe names it."""
+        return str(cast(msgspec.Struct, self).__struct_config__.tag)
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """The tables that say what clients do: this one, or those within it."""
+        return (self,)
+
+    @property
+    def horizons(self) -> dict[str, int]:
+        """Rounds after which a learning rate is 0, by the key that fixes them; empty where none ever is."""
+        return {}
+
+    @property
+    def horizon(self) -> int | None:
+        """The first round of the phase, from 0, with a learning rate of 0; None where there never is one."""
+        return min(self.horizons.values(), default=None)
+
+    @property
+    def tiers_differ(self) -> bool:
+        """Whether clients of the two tiers do different work, so that one does not stand for the other in a plan."""
+        return False
+
+    @property
+    def extendable(self) -> bool:
+        """Whether a run that ends with this phase may get more rounds."""
+        return True
+
+    def lr_at(self, index: int) -> float | None:
+        """Learning rate of the phase's round ``index`` (from 0); None where there is none."""
+        return None
+
+
+class _Phase(_AnyPhase, _Table, frozen=True, kw_only=True):
     """Keys that every phase has."""
 
     rounds: Count
@@ -176,24 +218,9 @@ class _Phase(_Table, frozen=True, kw_only=True):
     cohort: Count | Literal["all"] = "all"
     """Clients sampled each round, without replacement, from the phase's tier."""
 
-    @property
-    def kind(self) -> str:
-        """As the recipe names it."""
-        return str(self.__struct_config__.tag)
 
-    @property
-    def horizon(self) -> int | None:
-        """Rounds after which the learning rate is 0; None where it never is."""
-        return None
-
-    @property
-    def tiers_differ(self) -> bool:
-        """Whether clients of the two tiers do different work, so that one does not stand for the other in a plan."""
-        return False
-
-
-class _Scheduled(_Phase, frozen=True, kw_only=True):
-    """Keys that every phase with a learning rate has."""
+class _Scheduled(_Table, frozen=True, kw_only=True):
+    """Keys of whatever has a learning rate."""
 
     lr: Positive
     """Learning rate at the phase's start."""
@@ -215,31 +242,23 @@ class _Scheduled(_Phase, frozen=True, kw_only=True):
         if (self.schedule == "step") != (self.step_every is not None):
             raise ValueError('`step-every` goes with schedule = "step", and is required there')
 
-    @property
-    def horizon(self) -> int | None:
-        """Rounds after which a cosine schedule is at 0."""
-        return (self.schedule_rounds or self.rounds) if self.schedule == "cosine" else None
-
-    def lr_at(self, index: int) -> float:
-        """Learning rate of the phase's round ``index`` (from 0).
-
-        >>> phase = ZerothOrder(rounds=4, lr=1.0, schedule="cosine")
-        >>> [round(phase.lr_at(t), 3) for t in range(4)]
-        [1.0, 0.854, 0.5, 0.146]
-        """
+    def lr_over(self, index: int, rounds: int) -> float:
+        """Learning rate of round ``index`` (from 0) of a phase of ``rounds``."""
         if self.schedule == "step":
             return self.lr * self.step_factor ** (index // cast(int, self.step_every))
         if self.schedule == "cosine":
-            horizon = self.schedule_rounds or self.rounds
+            horizon = self.schedule_rounds or rounds
             return self.lr * 0.5 * (1.0 + math.cos(math.pi * min(index / horizon, 1.0)))
         return self.lr
 
+    def horizons_over(self, rounds: int, prefix: str = "") -> dict[str, int]:
+        """Rounds after which a cosine schedule is at 0, by the path of its key."""
+        return {f"{prefix}schedule-rounds": self.schedule_rounds or rounds} if self.schedule == "cosine" else {}
 
-class FirstOrder(_Scheduled, tag="first-order", tag_field="kind", frozen=True, kw_only=True):
-    """Local SGD on each client of the cohort, averaged by the server; needs backprop and sends whole models."""
 
-    tier: Tier = "high"
-    """Who takes part. `high` is the point of a warm-up; `all` is the oracle that today's devices cannot run."""
+class _Training(_Scheduled, frozen=True, kw_only=True):
+    """Keys of local SGD, and of what the server makes of it."""
+
     batch: Count | Literal["all"] = 64
     """Samples in one SGD step; the paper's 64."""
     epochs: Count = 1
@@ -272,11 +291,44 @@ class FirstOrder(_Scheduled, tag="first-order", tag_field="kind", frozen=True, k
             raise ValueError('`server-lr` is required with server = "fedadam"')
 
 
-class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True, kw_only=True):
-    """Slopes along random directions, from forward passes alone; clients send one number a direction."""
+class FirstOrder(_AnyPhase, _Training, tag="first-order", tag_field="kind", frozen=True, kw_only=True):
+    """Local SGD on each client of the cohort, averaged by the server; needs backprop and sends whole models."""
 
-    tier: Tier = "all"
-    """Who takes part; the paper lets high-resource clients go zeroth-order too."""
+    rounds: Count
+    """Rounds of the phase."""
+    cohort: Count | Literal["all"] = "all"
+    """Clients sampled each round, without replacement, from the phase's tier."""
+    tier: Tier = "high"
+    """Who takes part. `high` is the point of a warm-up; `all` is the oracle that today's devices cannot run."""
+    average_last: Count | None = None
+    """With n: in the phase's last round the weights become the mean of those after its last n rounds, that one
+    included, and floating buffers likewise (Kaddour 2022, arXiv:2209.14981). Running statistics averaged so are not
+    those of the averaged weights (Izmailov et al. 2018, arXiv:1803.05407): a `statistics` phase mends that. The sum so
+    far is kept in float64 beside the snapshots of those rounds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.average_last is not None and self.average_last > self.rounds:
+            raise ValueError(f"`average-last` is {self.average_last}, more than `rounds`, which is {self.rounds}")
+
+    @property
+    def horizons(self) -> dict[str, int]:
+        """Of its schedule."""
+        return self.horizons_over(self.rounds)
+
+    @property
+    def extendable(self) -> bool:
+        """Not where the last round has been replaced by a mean."""
+        return self.average_last is None
+
+    def lr_at(self, index: int) -> float:
+        """Learning rate of the phase's round ``index`` (from 0)."""
+        return self.lr_over(index, self.rounds)
+
+
+class _Probing(_Scheduled, frozen=True, kw_only=True):
+    """Keys of slopes along random directions."""
+
     directions: Annotated[int, Meta(ge=1, le=1_000_000)] = 3
     """S, the directions a client evaluates in a round; the paper's 3, and 4 bytes up each. Many small-batch ones
     serve better at equal cost."""
@@ -291,8 +343,6 @@ class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True,
     """`two-sided`: 2 S forward passes, error of order eps squared (the paper). `one-sided`: S + 1. `exact`: inner
     products with the gradient from one backward pass, for devices short of bandwidth and not of memory; of a pool of K
     it gives all K, 4 bytes each."""
-    high_difference: Difference | None = None
-    """What high-resource clients answer with, where they differ; `difference` where left out."""
     local_steps: Count = 1
     """Steps that a client makes in a round: it evaluates S directions, moves weights of its own along them, and goes
     on from there with another batch. It sends the slopes of all steps, or K sums where that is less, and forgets its
@@ -326,6 +376,22 @@ class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True,
             raise ValueError('`local-steps` above 1 goes with step = "plain": an RMS step is the server\'s alone')
         if self.local_lr is not None and self.local_steps == 1:
             raise ValueError("`local-lr` goes with `local-steps` above 1")
+
+
+class ZerothOrder(_AnyPhase, _Probing, tag="zeroth-order", tag_field="kind", frozen=True, kw_only=True):
+    """Slopes along random directions, from forward passes alone; clients send one number a direction."""
+
+    rounds: Count
+    """Rounds of the phase."""
+    cohort: Count | Literal["all"] = "all"
+    """Clients sampled each round, without replacement, from the phase's tier."""
+    tier: Tier = "all"
+    """Who takes part; the paper lets high-resource clients go zeroth-order too."""
+    high_difference: Difference | None = None
+    """What high-resource clients answer with, where they differ; `difference` where left out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.high_difference is not None and self.tier == "low":
             raise ValueError('`high-difference` is for high-resource clients, and tier = "low" has none')
 
@@ -339,9 +405,69 @@ class ZerothOrder(_Scheduled, tag="zeroth-order", tag_field="kind", frozen=True,
         """Some clients answer with exact slopes."""
         return "exact" in (self.difference, self.high_difference)
 
+    @property
+    def horizons(self) -> dict[str, int]:
+        """Of its schedule."""
+        return self.horizons_over(self.rounds)
+
+    def lr_at(self, index: int) -> float:
+        """Learning rate of the phase's round ``index`` (from 0).
+
+        >>> phase = ZerothOrder(rounds=4, lr=1.0, schedule="cosine")
+        >>> [round(phase.lr_at(t), 3) for t in range(4)]
+        [1.0, 0.854, 0.5, 0.146]
+        """
+        return self.lr_over(index, self.rounds)
+
     def local_lr_at(self, index: int) -> float:
         """Learning rate of local steps in the phase's round ``index`` (from 0)."""
         return self.lr_at(index) if self.local_lr is None else self.lr_at(index) * (self.local_lr / self.lr)
+
+
+class Mixed(_Phase, tag="mixed", tag_field="kind", frozen=True, kw_only=True):
+    """In one round, high-resource clients train first-order and low-resource ones answer with slopes: the paper's
+    hi+lo. Each part's step counts by its share of the participants' samples; `lr` in metrics is that of `high`. Needs
+    clients of both tiers; the cohort is sampled from all of them."""
+
+    high: _Training
+    """What high-resource clients do: the keys of `kind = "first-order"`, as `[phase.high]`, without those above and
+    without `average-last`."""
+    low: _Probing
+    """What low-resource clients do: the keys of `kind = "zeroth-order"`, as `[phase.low]`, without those above."""
+
+    @property
+    def tier(self) -> Tier:
+        """Everybody."""
+        return "all"
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """That of each tier."""
+        return (self.high, self.low)
+
+    @property
+    def tiers_differ(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def horizons(self) -> dict[str, int]:
+        """Of both schedules."""
+        return self.high.horizons_over(self.rounds, "high.") | self.low.horizons_over(self.rounds, "low.")
+
+    @property
+    def first_order(self) -> FirstOrder:
+        """The phase that high-resource clients see."""
+        return FirstOrder(**msgspec.structs.asdict(self.high), rounds=self.rounds, cohort=self.cohort, tier=self.tier)
+
+    @property
+    def zeroth_order(self) -> ZerothOrder:
+        """The phase that low-resource clients see."""
+        return ZerothOrder(**msgspec.structs.asdict(self.low), rounds=self.rounds, cohort=self.cohort, tier=self.tier)
+
+    def lr_at(self, index: int) -> float:
+        """Learning rate of the high-resource clients' part in the phase's round ``index`` (from 0)."""
+        return self.high.lr_over(index, self.rounds)
 
 
 class Head(_Phase, tag="head", tag_field="kind", frozen=True, kw_only=True):
@@ -355,11 +481,15 @@ class Head(_Phase, tag="head", tag_field="kind", frozen=True, kw_only=True):
     loss. With 1, `temperatures` has one value, which is used."""
     module: str | None = None
     """The layer's name among the modules, a `torch.nn.Linear`; the last one with an output a class where left out."""
-    form: Literal["full", "diagonal", "means"] = "full"
+    form: Literal["full", "diagonal", "means", "prior"] = "full"
     """What clients send, with features f (the layer's input): `full`: ridge regression on one-hot labels, from sums of
     f f' and f y' (11 kB at 64 features and 10 classes, 0.55 MB at 512). `diagonal`: a Gaussian for each class, with
     one diagonal variance, from sums of f and f^2 and counts. `means`: the nearest class mean, from sums of f and
-    counts."""
+    counts. `prior`: label counts alone, no forward pass: the bias gets the log of each label's share among all clients
+    over its share among the high-resource ones, who trained (Saerens et al. 2002; arXiv:2007.07314). It has one round,
+    and `temperatures`, `ridge` and `shrinkage` are without effect."""
+    smoothing: Positive = 1.0
+    """For `prior`: added to every label's count before shares are taken, so that a label nobody trained on has one."""
     ridge: NonNegative = 1e-3
     """For `full` and `diagonal`: added to the diagonal, times its mean, so that the system can be solved with fewer
     samples than features."""
@@ -371,11 +501,34 @@ class Head(_Phase, tag="head", tag_field="kind", frozen=True, kw_only=True):
     """Clients with fewer training samples are not asked: sums over few samples say much about each."""
 
     def __post_init__(self) -> None:
-        if self.rounds == 1 and len(self.temperatures) != 1:
+        if self.form == "prior":
+            if self.rounds != 1:
+                raise ValueError('form = "prior" has nothing to choose a temperature for: set `rounds` to 1')
+            if self.tier != "all":
+                raise ValueError(f'form = "prior" compares the tiers\' labels: `tier` must be "all", not "{self.tier}"')
+        elif self.rounds == 1 and len(self.temperatures) != 1:
             raise ValueError("`rounds` is 1, so `temperatures` must have the one value to use")
 
+    @property
+    def extendable(self) -> bool:
+        """Never: its second round is another than its first."""
+        return False
 
-Phase = FirstOrder | ZerothOrder | Head
+
+class Statistics(_Phase, tag="statistics", tag_field="kind", frozen=True, kw_only=True):
+    """The running statistics of BatchNorm over everybody's data, from sums that clients make with forward passes alone.
+    Nothing but those changes, exactly; needs `model.batch-norm = "frozen"`, as otherwise nothing reads them."""
+
+    rounds: Count
+    """Clients normalise with the statistics before the round, so in a net of L BatchNorm layers, one behind the other,
+    the first is exact after one round, and all of them after L; fewer rounds cost less and come near."""
+    tier: Tier = "all"
+    """Who takes part."""
+    min_samples: Count = 1
+    """Clients with fewer training samples are not asked: sums over few samples say much about each."""
+
+
+Phase = FirstOrder | ZerothOrder | Head | Statistics | Mixed
 
 
 class Recipe(_Table, frozen=True, kw_only=True):
@@ -403,6 +556,10 @@ class Recipe(_Table, frozen=True, kw_only=True):
             raise ValueError(
                 'model.batch-norm = "batch" normalises over the whole batch: set run.micro-batch = "all", '
                 f"not {self.run.micro_batch}"
+            )
+        if self.model.batch_norm == "batch" and any(isinstance(phase, Statistics) for phase in self.phase):
+            raise ValueError(
+                'kind = "statistics" sets running statistics, and model.batch-norm = "batch" reads none: set "frozen"'
             )
 
     @property

@@ -187,6 +187,8 @@ def _entry_facts(entry: Mapping[str, Any], lr: float, console: Console) -> Itera
         yield "update", f"{count}, coefficients times 2^{-entry['exponent']}: {_few(entry['coefficients'])}"
         if entry["state"]:
             yield "phase state", ", ".join(f"{name} = {value:.6g}" for name, value in entry["state"].items())
+    elif entry["kind"] == "patch":
+        yield "new values", ", ".join([*entry["values"], *entry["buffers"]]) or "none"
     elif entry["moments"]:
         yield "moments", tables.digest(entry["moments"], console)
 

@@ -50,7 +50,7 @@ def show_run(summary: Mapping[str, Any], out: Path, *, as_json: bool = False) ->
 def finished(recipe: Recipe) -> str:
     """That a run has no round left, and whether it may get more."""
     last, text = recipe.phase[-1], f"is finished, {recipe.rounds:,} rounds"
-    if last.kind == "head":
+    if not last.extendable:
         return f"{text}, and its last phase takes no more"
     if last.horizon is not None and last.rounds >= last.horizon:
         return f"{text}, and its cosine schedule at its end"

@@ -14,14 +14,19 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from zowarmup.errors import ModelError, RecipeError
 from zowarmup.head import HeadLayer
+from zowarmup.norms import NormLayer
 from zowarmup.phases.base import Blobs, Client, Closed, Passes, Phase, Scope
 from zowarmup.phases.first_order import FirstOrderPhase
 from zowarmup.phases.head import HeadPhase
+from zowarmup.phases.mixed import MixedPhase
+from zowarmup.phases.prior import PriorPhase
+from zowarmup.phases.statistics import StatisticsPhase
 from zowarmup.phases.zeroth_order import ZerothOrderPhase
-from zowarmup.recipe import FirstOrder, Head
+from zowarmup.recipe import FirstOrder, Head, Mixed, Statistics
 from zowarmup.recipe import Phase as Settings
 from zowarmup.table import Table
 
@@ -32,26 +37,72 @@ def _no_head(name: str | None) -> HeadLayer:
     raise ModelError("this phase needs the model's head, and was made without a model")
 
 
-def build(settings: Settings, scope: Scope, head: Callable[[str | None], HeadLayer] = _no_head) -> Phase:
+def _no_norms() -> tuple[NormLayer, ...]:
+    raise ModelError("this phase needs the model's BatchNorm layers, and was made without a model")
+
+
+def build(
+    settings: Settings,
+    scope: Scope,
+    head: Callable[[str | None], HeadLayer] = _no_head,
+    norms: Callable[[], tuple[NormLayer, ...]] = _no_norms,
+) -> Phase:
     """The phase that a recipe's table describes.
 
     Args:
         settings: the table.
         scope: where it stands.
         head: finds the last linear layer, by name or by itself.
+        norms: finds the BatchNorm layers.
 
     Raises:
-        RecipeError: the tier has no clients, or fewer than the cohort; or ``freeze`` fits no parameter.
-        ModelError: there is no head where one is needed.
+        RecipeError: the tier has no clients, or fewer than the cohort, or none with ``min-samples``; ``freeze`` fits no
+            parameter; or a tier is missing where both are needed.
+        ModelError: there is no head, or no BatchNorm, where it is needed.
     """
     scope.check(settings)
     if isinstance(settings, FirstOrder):
         return FirstOrderPhase(settings, scope, frozen(settings.freeze, scope.table, head))
-    if isinstance(settings, Head):
+    if isinstance(settings, Head | Statistics):
         if not any(scope.samples[client] >= settings.min_samples for client in scope.members):
             raise RecipeError(f"min-samples = {settings.min_samples}: no client of the tier holds as many")
+        if isinstance(settings, Statistics):
+            return StatisticsPhase(settings, scope, norms())
+        if settings.form == "prior":
+            return _prior(settings, scope, head(settings.module))
         return HeadPhase(settings, scope, head(settings.module))
+    if isinstance(settings, Mixed):
+        return _mixed(settings, scope, head)
     return ZerothOrderPhase(settings, scope, frozen(settings.freeze, scope.table, head))
+
+
+def _prior(settings: Head, scope: Scope, layer: HeadLayer) -> PriorPhase:
+    if layer.bias is None:
+        raise ModelError(f'{layer.name}: has no bias, which form = "prior" would add to')
+    if not any(client in scope.high for client in scope.members):
+        raise RecipeError(
+            f'phase {scope.phase}: form = "prior" compares with high-resource clients\' labels, and there are none',
+            hint="data.high-resource sets who belongs to which tier",
+        )
+    return PriorPhase(settings, scope, layer.bias, layer.classes)
+
+
+def _mixed(settings: Mixed, scope: Scope, head: Callable[[str | None], HeadLayer]) -> MixedPhase:
+    high = scope.high.intersection(scope.members)
+    low = frozenset(scope.members) - high
+    if not high or not low:
+        raise RecipeError(
+            f'phase {scope.phase}: kind = "mixed" needs clients of both tiers, but {len(high)} of '
+            f"{len(scope.members)} are high-resource",
+            hint="data.high-resource sets who belongs to which tier",
+        )
+    first, zeroth = settings.first_order, settings.zeroth_order
+    return MixedPhase(
+        settings,
+        scope,
+        FirstOrderPhase(first, replace(scope, only=high), frozen(first.freeze, scope.table, head)),
+        ZerothOrderPhase(zeroth, replace(scope, only=low), frozen(zeroth.freeze, scope.table, head)),
+    )
 
 
 def frozen(globs: Sequence[str], table: Table, head: Callable[[str | None], HeadLayer]) -> tuple[str, ...]:

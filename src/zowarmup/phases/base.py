@@ -77,6 +77,7 @@ class Scope:
         directions: the backend that makes directions.
         micro_batch: samples in one forward pass of an evaluation.
         high: the high-resource clients.
+        only: of the sampled clients, those who take part; all where left out. A phase within a phase has a part.
     """
 
     seed: int
@@ -88,13 +89,15 @@ class Scope:
     directions: Directions
     micro_batch: int | Literal["all"]
     high: frozenset[int] = frozenset()
+    only: frozenset[int] | None = None
 
     def cohort(self, round: int, settings: Settings) -> tuple[int, ...]:
         """The clients sampled in a round, ascending."""
-        if settings.cohort == "all" or settings.cohort == len(self.members):
-            return self.members
-        chosen = Draw(self.seed, "cohort", round).choose(len(self.members), settings.cohort)
-        return tuple(self.members[i] for i in chosen)
+        clients = self.members
+        if settings.cohort != "all" and settings.cohort != len(clients):
+            chosen = Draw(self.seed, "cohort", round).choose(len(clients), settings.cohort)
+            clients = tuple(clients[i] for i in chosen)
+        return clients if self.only is None else tuple(client for client in clients if client in self.only)
 
     def check(self, settings: Settings) -> None:
         """Refuse a phase nobody can take part in.

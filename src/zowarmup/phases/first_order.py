@@ -16,6 +16,7 @@ from torch import Tensor
 from zowarmup.draws import Draw
 from zowarmup.estimators import gathering
 from zowarmup.model import cuda_precision
+from zowarmup.phases.averaging import averaged
 from zowarmup.phases.base import Blobs, Client, Closed, Passes, Scope, screen
 from zowarmup.protocol import Replacement, Report, Request, Weights, members
 from zowarmup.recipe import FirstOrder
@@ -77,6 +78,9 @@ class FirstOrderPhase:
             if not bool(torch.isfinite(after.weights).all()):  # each client's are finite, but the step they make is not
                 refused |= dict.fromkeys(participants, "the server's step is not finite")
                 participants, after = [], state
+        if self.settings.average_last is not None:
+            left = self.scope.first_round + self.settings.rounds - 1 - round
+            after = averaged(state, after, last=self.settings.average_last, left=left)
         snapshot = after.digest()
         entry = Replacement(
             round=round,
