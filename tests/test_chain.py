@@ -92,6 +92,15 @@ def test_a_number_is_the_same_however_it_was_written():
     assert identity(resolved(**{"phase.0.lr": 1.0, "phase.1.eps": 0.0001})) == identity(once)
 
 
+def test_a_cosine_within_a_phase_is_known_by_its_horizon():
+    def mixed(rounds, **high):
+        phase = {"kind": "mixed", "rounds": rounds, "high": {"schedule": "cosine", **high}, "low": {"schedule": "step"}}
+        return json.loads(identity({"phase": [phase]}))["phase"][0]
+
+    assert mixed(7) == mixed(5, **{"schedule-rounds": 7}) != mixed(5)
+    assert mixed(7)["high"] == {"schedule": "cosine", "schedule-rounds": 7} and mixed(7)["low"] == {"schedule": "step"}
+
+
 def test_the_identity_leaves_the_recipe_as_it_is():
     table = resolved()
     before = copy.deepcopy(table)

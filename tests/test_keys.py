@@ -52,6 +52,9 @@ def test_every_table_and_key_of_a_recipe_is_explained() -> None:
         ('[[phase]] kind = "first-order"', "lr", "number > 0", "required"),
         ('[[phase]] kind = "zeroth-order"', "pool", '`"distinct"` or `"shared"` or integer ≥ 1', '"distinct"'),
         ('[[phase]] kind = "zeroth-order"', "eps", "number > 0", "0.0001"),
+        ('[[phase]] kind = "first-order"', "average-last", "integer ≥ 1", ""),
+        ('[[phase]] kind = "statistics"', "rounds", "integer ≥ 1", "required"),
+        ('[[phase]] kind = "mixed"', "high", "table", "required"),
     ],
 )
 def test_types_and_defaults_are_in_words(table: str, name: str, type: str, default: str) -> None:  # noqa: A002

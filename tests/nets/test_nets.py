@@ -29,6 +29,8 @@ def count(module: nn.Module) -> int:
         ("resnet18", {"norm": "group"}, 11_173_962),
         ("vit", {}, 18_944_522),  # arXiv:2509.03503v1
         ("cnn", {}, 24_346),
+        ("cnn", {"norm": "batch", "groups": 5}, 24_346),
+        ("mlp", {"norm": "batch"}, 3072 * 32 + 32 + 2 * 32 + 330),
         ("lenet", {}, 62_006),
     ],
 )
@@ -44,6 +46,8 @@ def test_counts_are_the_published_ones(name: str, args: dict[str, Any], paramete
         ("mlp", (1, 8, 8), {"hidden": [16, 8]}),
         ("mlp", (5,), {"hidden": []}),
         ("cnn", (1, 8, 8), {}),
+        ("cnn", (1, 8, 8), {"norm": "batch"}),
+        ("mlp", (1, 8, 8), {"hidden": [16, 8], "norm": "batch"}),
         ("cnn", (3, 9, 15), {"widths": [4, 8], "groups": 2}),
         ("lenet", (1, 28, 28), {}),
         ("lenet", (3, 32, 32), {}),

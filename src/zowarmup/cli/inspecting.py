@@ -175,8 +175,9 @@ def show_round(about: Mapping[str, Any], *, as_json: bool = False) -> None:
         tables.show(console, tables.facts(scores))
 
 
-def _entry_facts(entry: Mapping[str, Any], lr: float, console: Console) -> Iterable[tuple[str, str]]:
-    yield "lr", words.number(lr)
+def _entry_facts(entry: Mapping[str, Any], lr: float | None, console: Console) -> Iterable[tuple[str, str]]:
+    if lr is not None:
+        yield "lr", words.number(lr)
     who = entry["participants"]
     yield "took part", words.plural(len(who), "client") + (f": {spans(who)}" if who else "")
     for client, reason in entry["refused"].items():
