@@ -20,7 +20,8 @@ def identity(recipe: Mapping[str, Any]) -> bytes:
     """What of a resolved recipe bits depend on, as canonical JSON.
 
     Left out is what changes no bit (names, how often to take snapshots), what other digests cover (where data and first
-    weights lie), and the rounds of the last phase, so that a run may be extended; a cosine's horizon is filled in.
+    weights lie), and the rounds of the last phase, so that a run may be extended, unless it ends with an average over
+    its last rounds; a cosine's horizon is filled in.
 
     Args:
         recipe: tables as TOML gives them, with every default.

@@ -15,6 +15,7 @@ from zowarmup.draws import Draw
 from zowarmup.errors import RecipeError
 from zowarmup.model import Model
 from zowarmup.protocol import Entry, Report, Request
+from zowarmup.recipe import Head, Statistics
 from zowarmup.recipe import Phase as Settings
 from zowarmup.state import State
 from zowarmup.table import Table
@@ -98,6 +99,11 @@ class Scope:
             chosen = Draw(self.seed, "cohort", round).choose(len(clients), settings.cohort)
             clients = tuple(clients[i] for i in chosen)
         return clients if self.only is None else tuple(client for client in clients if client in self.only)
+
+    def requests(self, round: int, settings: Head | Statistics) -> list[Request]:
+        """A request for each client of the cohort that holds enough samples, ascending."""
+        enough = [each for each in self.cohort(round, settings) if self.samples[each] >= settings.min_samples]
+        return [Request(round=round, phase=self.phase, client=client) for client in enough]
 
     def check(self, settings: Settings) -> None:
         """Refuse a phase nobody can take part in.

@@ -39,9 +39,7 @@ class HeadPhase:
 
     def plan(self, round: int, state: State) -> Sequence[Request]:
         """Each client of the cohort that holds enough samples."""
-        cohort = self.scope.cohort(round, self.settings)
-        enough = [client for client in cohort if self.scope.samples[client] >= self.settings.min_samples]
-        return [Request(round=round, phase=self.scope.phase, client=client) for client in enough]
+        return self.scope.requests(round, self.settings)
 
     def work(self, request: Request, client: Client) -> Report:
         """Sums over the client's samples; or, in the second round, its mean loss at each temperature."""

@@ -37,9 +37,7 @@ class StatisticsPhase:
 
     def plan(self, round: int, state: State) -> Sequence[Request]:
         """Each client of the cohort that holds enough samples."""
-        cohort = self.scope.cohort(round, self.settings)
-        enough = [client for client in cohort if self.scope.samples[client] >= self.settings.min_samples]
-        return [Request(round=round, phase=self.scope.phase, client=client) for client in enough]
+        return self.scope.requests(round, self.settings)
 
     def work(self, request: Request, client: Client) -> ChannelSums:
         """Sums over the inputs of every layer, normalised before it with the statistics before the round."""
