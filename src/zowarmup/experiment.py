@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, cast
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zowarmup import chain, data, nets, norms, phases, recipes
+from zowarmup import chain, data, nets, norms, phases, recipes, subnetwork
 from zowarmup import head as heads
 from zowarmup.data import Dataset, Federation, Samples
 from zowarmup.directions import Directions, check_denormals, select
@@ -26,8 +26,9 @@ from zowarmup.imports import load_object
 from zowarmup.ledger import Head as LedgerHead
 from zowarmup.model import Model, cuda_precision, initialise, load_weights
 from zowarmup.phases import Phase, Scope
-from zowarmup.recipe import GIVEN, Head, Mixed, Recipe, ZerothOrder
+from zowarmup.recipe import GIVEN, Head, Mixed, Recipe, SubNetwork, ZerothOrder
 from zowarmup.state import State, check_dtypes, moments_digest
+from zowarmup.subnetwork import Narrow
 from zowarmup.task import Classification, Task
 
 
@@ -95,6 +96,10 @@ def prepare(
     train = Samples(dataset.train, device=where, **scaling)
     task = build_task(recipe)
     _check_forward(recipe, model, task, train, dataset)
+
+    def narrow(phase: SubNetwork) -> Narrow:
+        return build_narrow(recipe, dataset, model, train, phase)
+
     return Experiment(
         recipe=recipe,
         federation=federation,
@@ -102,7 +107,7 @@ def prepare(
         task=task,
         train=train,
         test=Samples(dataset.test, device=where, **scaling),
-        phases=build_phases(recipe, federation, model),
+        phases=build_phases(recipe, federation, model, narrow),
         initial=State(model.weights(), model.buffers()),
         class_names=dataset.class_names,
     )
@@ -126,6 +131,27 @@ def build_module(recipe: Recipe, dataset: Dataset) -> nn.Module:
     )
 
 
+def build_narrow(recipe: Recipe, dataset: Dataset, model: Model, train: Samples, phase: SubNetwork) -> Narrow:
+    """What low-resource clients train in a sub-network phase; its own first weights are never used."""
+    if recipe.model.net == GIVEN:
+        raise ModelError(
+            "a narrower net cannot be made of a module that was passed from Python",
+            hint='name what makes it: model.net = "python:module:callable", with the share of its hidden widths as `rate`',
+        )
+    module = initialise(
+        lambda: nets.narrow(
+            recipe.model.net,
+            phase.low_width,
+            input_shape=tuple(dataset.train.x.shape[1:]),
+            classes=dataset.classes,
+            args=recipe.model.args,
+        ),
+        recipe.seed,
+    )
+    x, _ = train.batch(np.arange(min(2, len(train))))
+    return subnetwork.narrow(model, module, phase.low_width, scaler=phase.scaler, x=x)
+
+
 def build_task(recipe: Recipe) -> Task:
     """The recipe's task.
 
@@ -142,7 +168,9 @@ def build_task(recipe: Recipe) -> Task:
     return cast(Task, task)
 
 
-def build_phases(recipe: Recipe, federation: Federation, model: Model) -> tuple[Phase, ...]:
+def build_phases(
+    recipe: Recipe, federation: Federation, model: Model, narrow: Callable[[SubNetwork], Narrow]
+) -> tuple[Phase, ...]:
     """The recipe's phases, each in its place."""
     built = []
     for index, (settings, first) in enumerate(zip(recipe.phase, recipe.first_rounds, strict=True)):
@@ -163,6 +191,7 @@ def build_phases(recipe: Recipe, federation: Federation, model: Model) -> tuple[
                 scope,
                 head=lambda name: heads.find(model, name, federation.classes),
                 norms=lambda: norms.find(model),
+                narrow=narrow,
             )
         )
     return tuple(built)

@@ -67,6 +67,7 @@ _TABLES: tuple[tuple[str, type[msgspec.Struct]], ...] = (
     ('[[phase]] kind = "head"', recipe.Head),
     ('[[phase]] kind = "statistics"', recipe.Statistics),
     ('[[phase]] kind = "mixed"', recipe.Mixed),
+    ('[[phase]] kind = "sub-network"', recipe.SubNetwork),
 )
 
 _HEADER = """\

@@ -39,6 +39,11 @@ class Request(_Message, frozen=True, kw_only=True):
     client: int
 
     @property
+    def carried_bytes(self) -> int:
+        """Of a model that comes along; 0 where the client catches up with the state before the round."""
+        return 0
+
+    @property
     def payload_bytes(self) -> int:
         """The round number."""
         return 4
@@ -56,6 +61,25 @@ class SlopesRequest(Request, frozen=True, kw_only=True):
     def payload_bytes(self) -> int:
         """Round number, seed and rank."""
         return 4 + 8 + 4
+
+
+class PartRequest(Request, frozen=True, kw_only=True):
+    """Train a part of the model, which comes along: its client never holds the whole."""
+
+    weights: Array
+    """fp32, shape ``(d_part,)``."""
+    buffers: dict[str, Array] = {}
+    """By name, as the part has them."""
+
+    @property
+    def carried_bytes(self) -> int:
+        """4 bytes a parameter of the part, and its buffers."""
+        return self.weights.nbytes + sum(buffer.nbytes for buffer in self.buffers.values())
+
+    @property
+    def payload_bytes(self) -> int:
+        """The round number, and the part."""
+        return 4 + self.carried_bytes
 
 
 class Slopes(_Message, frozen=True, kw_only=True):
@@ -85,6 +109,21 @@ class Weights(_Message, frozen=True, kw_only=True):
     def payload_bytes(self) -> int:
         """4 bytes a parameter, and the buffers."""
         return self.weights.nbytes + sum(buffer.nbytes for buffer in self.buffers.values())
+
+
+class Part(_Message, frozen=True, kw_only=True):
+    """What a client sends in a sub-network round: the part of the model that it trains."""
+
+    client: int
+    weights: Array
+    """fp32, shape ``(d_part,)``."""
+    classes: bytes = b""
+    """Classes that it holds, as :func:`members` packs them; empty where that does not matter."""
+
+    @property
+    def payload_bytes(self) -> int:
+        """4 bytes a parameter, and a bit a class."""
+        return self.weights.nbytes + len(self.classes)
 
 
 class Sums(_Message, frozen=True, kw_only=True):
@@ -197,9 +236,9 @@ class Patch(_Entry, frozen=True, kw_only=True, tag="patch", array_like=True):
         return sum(value.nbytes for value in (*self.values.values(), *self.buffers.values()))
 
 
-Report = Slopes | Weights | Sums | ChannelSums | Losses
+Report = Slopes | Weights | Part | Sums | ChannelSums | Losses
 Entry = Update | Replacement | Patch
-Message = Request | SlopesRequest | Report
+Message = Request | SlopesRequest | PartRequest | Report
 
 
 def members(clients: Iterable[int]) -> bytes:

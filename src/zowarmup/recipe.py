@@ -128,7 +128,7 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
     """Keyword arguments of the net: `hidden = [32]` and `norm` (`"none"` or `"batch"`) for `mlp`;
     `widths = [16, 32, 64]`, `norm` (`"group"` or `"batch"`) and `groups` for `cnn`; `norm` (`"batch"` or `"group"`),
     `groups` and `width` for `resnet18`; `patch`, `width`, `depth` and `heads` for `vit` (18.9 million parameters as it
-    stands); those of your callable."""
+    stands); those of your callable. All but `vit` take `rate`: the share of every hidden width that is there."""
     batch_norm: Literal["frozen", "batch"] | None = None
     """What zeroth-order forwards normalise with, required for a model with BatchNorm: the pivot's running statistics
     (`frozen`; without a warm-up those are still 0 and 1), or the batch's own (`batch`: running ones stay as they are;
@@ -256,8 +256,30 @@ class _Scheduled(_Table, frozen=True, kw_only=True):
         return {f"{prefix}schedule-rounds": self.schedule_rounds or rounds} if self.schedule == "cosine" else {}
 
 
-class _Training(_Scheduled, frozen=True, kw_only=True):
-    """Keys of local SGD, and of what the server makes of it."""
+class _OwnSchedule(_AnyPhase):
+    """What a phase answers that has one learning rate."""
+
+    __slots__ = ()
+
+    @property
+    def horizons(self) -> dict[str, int]:
+        """Of its schedule."""
+        settings = cast("FirstOrder | ZerothOrder | SubNetwork", self)
+        return settings.horizons_over(settings.rounds)
+
+    def lr_at(self, index: int) -> float:
+        """Learning rate of the phase's round ``index`` (from 0).
+
+        >>> phase = ZerothOrder(rounds=4, lr=1.0, schedule="cosine")
+        >>> [round(phase.lr_at(t), 3) for t in range(4)]
+        [1.0, 0.854, 0.5, 0.146]
+        """
+        settings = cast("FirstOrder | ZerothOrder | SubNetwork", self)
+        return settings.lr_over(index, settings.rounds)
+
+
+class LocalSGD(_Scheduled, frozen=True, kw_only=True):
+    """Keys that every phase has in which clients train."""
 
     batch: Count | Literal["all"] = 64
     """Samples in one SGD step; the paper's 64."""
@@ -271,6 +293,11 @@ class _Training(_Scheduled, frozen=True, kw_only=True):
     """Largest norm of a step's gradient; no clipping where left out."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Arithmetic of matrix products: `tf32` matters on CUDA alone, `bf16` is autocast. Weights stay fp32."""
+
+
+class _Training(LocalSGD, frozen=True, kw_only=True):
+    """Keys of local SGD, and of what the server makes of it."""
+
     server: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
     """What the server does with the mean of the clients' weights (Reddi et al. 2021, arXiv:2003.00295)."""
     server_lr: Positive | None = None
@@ -291,7 +318,7 @@ class _Training(_Scheduled, frozen=True, kw_only=True):
             raise ValueError('`server-lr` is required with server = "fedadam"')
 
 
-class FirstOrder(_AnyPhase, _Training, tag="first-order", tag_field="kind", frozen=True, kw_only=True):
+class FirstOrder(_OwnSchedule, _Training, tag="first-order", tag_field="kind", frozen=True, kw_only=True):
     """Local SGD on each client of the cohort, averaged by the server; needs backprop and sends whole models."""
 
     rounds: Count
@@ -312,18 +339,9 @@ class FirstOrder(_AnyPhase, _Training, tag="first-order", tag_field="kind", froz
             raise ValueError(f"`average-last` is {self.average_last}, more than `rounds`, which is {self.rounds}")
 
     @property
-    def horizons(self) -> dict[str, int]:
-        """Of its schedule."""
-        return self.horizons_over(self.rounds)
-
-    @property
     def extendable(self) -> bool:
         """Not where the last round has been replaced by a mean."""
         return self.average_last is None
-
-    def lr_at(self, index: int) -> float:
-        """Learning rate of the phase's round ``index`` (from 0)."""
-        return self.lr_over(index, self.rounds)
 
 
 class _Probing(_Scheduled, frozen=True, kw_only=True):
@@ -378,7 +396,7 @@ class _Probing(_Scheduled, frozen=True, kw_only=True):
             raise ValueError("`local-lr` goes with `local-steps` above 1")
 
 
-class ZerothOrder(_AnyPhase, _Probing, tag="zeroth-order", tag_field="kind", frozen=True, kw_only=True):
+class ZerothOrder(_OwnSchedule, _Probing, tag="zeroth-order", tag_field="kind", frozen=True, kw_only=True):
     """Slopes along random directions, from forward passes alone; clients send one number a direction."""
 
     rounds: Count
@@ -404,20 +422,6 @@ class ZerothOrder(_AnyPhase, _Probing, tag="zeroth-order", tag_field="kind", fro
     def needs_backprop(self) -> bool:
         """Some clients answer with exact slopes."""
         return "exact" in (self.difference, self.high_difference)
-
-    @property
-    def horizons(self) -> dict[str, int]:
-        """Of its schedule."""
-        return self.horizons_over(self.rounds)
-
-    def lr_at(self, index: int) -> float:
-        """Learning rate of the phase's round ``index`` (from 0).
-
-        >>> phase = ZerothOrder(rounds=4, lr=1.0, schedule="cosine")
-        >>> [round(phase.lr_at(t), 3) for t in range(4)]
-        [1.0, 0.854, 0.5, 0.146]
-        """
-        return self.lr_over(index, self.rounds)
 
     def local_lr_at(self, index: int) -> float:
         """Learning rate of local steps in the phase's round ``index`` (from 0)."""
@@ -528,7 +532,35 @@ class Statistics(_Phase, tag="statistics", tag_field="kind", frozen=True, kw_onl
     """Clients with fewer training samples are not asked: sums over few samples say much about each."""
 
 
-Phase = FirstOrder | ZerothOrder | Head | Statistics | Mixed
+class SubNetwork(_OwnSchedule, LocalSGD, tag="sub-network", tag_field="kind", frozen=True, kw_only=True):
+    """Local SGD on as much of the network as a client's tier can hold (HeteroFL, Diao et al. 2021, arXiv:2010.01264):
+    high-resource clients train all of it, low-resource ones the leading channels of every hidden layer. Each weight
+    becomes the mean over the clients that hold it. BatchNorm normalises with the batch's own statistics, and running
+    ones stay as they are (the paper's static BatchNorm); so do other buffers."""
+
+    rounds: Count
+    """Rounds of the phase."""
+    cohort: Count | Literal["all"] = "all"
+    """Clients sampled each round, without replacement, from the phase's tier."""
+    tier: Tier = "all"
+    """Who takes part."""
+    low_width: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """The share of every hidden layer's channels that low-resource clients train, rounded up; GroupNorm keeps its
+    channels a group. Below 1 the net must take `rate` (see `model.args`): `vit` does not, as a part of its width is not
+    a part of each head. A callable of yours flattens channels first, as torch does, so that the leading channels stay
+    the leading inputs."""
+    scaler: bool = True
+    """Divide the outputs of every narrowed layer by `low-width` while clients train, in front of any normalisation;
+    the whole network then needs no rescaling (the paper's Scaler)."""
+    mask: bool = True
+    """Set the logits of classes that a client does not hold to 0 in its loss, and average each row of the head over
+    the clients that hold its class (the paper's masked cross-entropy). Clients then tell the server which classes they
+    hold, a bit each."""
+    average: Literal["clients", "samples"] = "clients"
+    """The mean over the clients that hold a weight: each counts alike (the paper), or by its samples (FedAvg)."""
+
+
+Phase = FirstOrder | ZerothOrder | Head | Statistics | Mixed | SubNetwork
 
 
 class Recipe(_Table, frozen=True, kw_only=True):

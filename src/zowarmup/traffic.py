@@ -1,8 +1,9 @@
 """Counts what a run costs its clients, by tier: payload bytes each way, and samples through the network.
 
 A client that takes part in a round must first hold the state before it. It gets the entries since it last did, or a
-snapshot of the state before the round, which the server holds: whichever is fewer bytes, or less work. Delivering the
-final model is not counted, for any method alike.
+snapshot of the state before the round, which the server holds: whichever is fewer bytes, or less work. A request that
+brings a part of the model along needs neither, and leaves its client as far behind as it was. Delivering the final model
+is not counted, for any method alike.
 """
 
 from __future__ import annotations
@@ -52,14 +53,16 @@ class Traffic:
     def ask(self, request: Request, passes: Passes) -> None:
         """A request for some work goes out, behind what its client needs to catch up."""
         tier = self._tiers[request.client]
-        before = self.catch_up(request.client, request.round - 1)
-        self.downlink[tier] += request.payload_bytes + before.bytes
-        self.directions[tier] += before.directions
+        self.downlink[tier] += request.payload_bytes
+        if not request.carried_bytes:
+            before = self.catch_up(request.client, request.round - 1)
+            self.downlink[tier] += before.bytes
+            self.directions[tier] += before.directions
+            self._position[request.client] = request.round - 1
         self.fedavg[tier] += self._model_bytes
         self.turns[tier] += 1
         self.forward[tier] += passes.forward
         self.backward[tier] += passes.backward
-        self._position[request.client] = request.round - 1
 
     def report(self, report: Report) -> None:
         """A report comes in."""

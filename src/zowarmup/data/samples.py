@@ -89,6 +89,10 @@ class Samples:
             x = crop_and_flip(x, augment)
         return (x if self._plain else self._normalised(x)), self._y.index_select(0, rows)
 
+    def targets(self, indices: NDArray[np.int64]) -> Shaped[Tensor, "b ..."]:
+        """The targets at ``indices``, in that order, on the device."""
+        return self._y.index_select(0, torch.from_numpy(indices).to(self.device))
+
     def chunks(
         self, indices: NDArray[np.int64] | None = None, *, size: int = 256
     ) -> Iterator[tuple[Shaped[Tensor, "b ..."], Shaped[Tensor, "b ..."]]]:

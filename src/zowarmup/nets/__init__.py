@@ -67,6 +67,29 @@ def build(name: str, *, input_shape: tuple[int, ...], classes: int | None, args:
     return SHIPPED[name](**{key: _convert(name, key, value) for key, value in given.items()})
 
 
+def narrow(
+    name: str, rate: float, *, input_shape: tuple[int, ...], classes: int | None, args: Mapping[str, Any]
+) -> nn.Module:
+    """The network that a recipe names, with a share of the width of its hidden layers.
+
+    Args:
+        name: as for :func:`build`; the net, or the user's callable, takes ``rate``.
+        rate: the share, in addition to the one that ``args`` may have.
+        input_shape, classes, args: as for :func:`build`.
+
+    Raises:
+        ModelError: the net takes no ``rate``; or as for :func:`build`.
+    """
+    make = SHIPPED.get(name) if not name.startswith("python:") else load_object(name, ModelError)
+    if make is not None and "rate" not in _parameters(make):
+        takers = ", ".join(key for key, shipped in SHIPPED.items() if "rate" in _parameters(shipped))
+        raise ModelError(
+            f'model.net = "{name}" takes no `rate`, so there is no narrower one',
+            hint=f"{takers} do; a callable of your own may: the share of its hidden widths, 1.0 for all of them",
+        )
+    return build(name, input_shape=input_shape, classes=classes, args={**args, "rate": rate * args.get("rate", 1.0)})
+
+
 def _convert(name: str, key: str, value: Any) -> Any:
     """A value of a recipe as the type that the net's signature names."""
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from zowarmup.errors import ModelError
 
 
@@ -26,6 +28,20 @@ def positive(net: str, **values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise ModelError(f"{net}: model.args.{name} is {value}, expected >= 1")
+
+
+def narrowed(net: str, width: int, rate: float) -> int:
+    """A share of a width, rounded up as in HeteroFL (arXiv:2010.01264), so at least 1.
+
+    Raises:
+        ModelError: ``rate`` is not above 0 and at most 1.
+
+    >>> narrowed("mlp", 33, 0.5), narrowed("mlp", 30, 0.1)
+    (17, 3)
+    """
+    if not 0 < rate <= 1:
+        raise ModelError(f"{net}: model.args.rate is {rate}, expected > 0, <= 1")
+    return math.ceil(rate * width - 1e-9)  # 0.1 * 30 is 3.0000000000000004
 
 
 def divides(net: str, name: str, value: int, whole: int, what: str) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from zowarmup.errors import ModelError
-from zowarmup.nets.checks import divides, image_shape, positive
+from zowarmup.nets.checks import divides, image_shape, narrowed, positive
 
 
 def cnn(
@@ -18,6 +18,7 @@ def cnn(
     widths: Sequence[int] = (16, 32, 64),
     norm: Literal["batch", "group"] = "group",
     groups: int = 4,
+    rate: float = 1.0,
 ) -> nn.Module:
     """Strided 3x3 convolutions, each with a norm and ReLU; the mean over positions; a linear head.
 
@@ -27,17 +28,20 @@ def cnn(
         widths: channels of the convolutions; each halves height and width. The last one is the number of features.
         norm: ``"group"``, or ``"batch"``; without effect on the number of parameters.
         groups: of every GroupNorm.
+        rate: the share of every width that is there, rounded up, and of the groups: each keeps its channels.
 
     Raises:
-        ModelError: samples are not images, or ``groups`` does not divide a width.
+        ModelError: samples are not images, ``groups`` does not divide a width, or ``rate`` is out of range.
     """
     channels, _, _ = image_shape("cnn", input_shape)
     if not widths:
         raise ModelError(f"cnn: model.args.widths is {widths}, expected at least one width")
     positive("cnn", groups=groups)
+    groups = narrowed("cnn", groups, rate)
     layers: list[nn.Module] = []
     for width in widths:
         positive("cnn", widths=width)
+        width = narrowed("cnn", width, rate)
         if norm == "group":
             divides("cnn", "groups", groups, width, "width")
         # A norm subtracts any constant the convolution could add.

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from zowarmup.nets.checks import positive
+from zowarmup.nets.checks import narrowed, positive
 
 
 def mlp(
@@ -18,6 +18,7 @@ def mlp(
     classes: int,
     hidden: Sequence[int] = (32,),
     norm: Literal["none", "batch"] = "none",
+    rate: float = 1.0,
 ) -> nn.Module:
     """Linear layers with ReLU between them, on flattened samples of any shape.
 
@@ -26,14 +27,15 @@ def mlp(
         classes: width of the last layer.
         hidden: widths of the hidden layers; empty for a linear model.
         norm: ``"batch"`` normalises before every ReLU.
+        rate: the share of every hidden width that is there, rounded up.
 
     Raises:
-        ModelError: a width below 1.
+        ModelError: a width below 1, or ``rate`` out of range.
     """
     for width in hidden:
         positive("mlp", hidden=width)
     layers: list[nn.Module] = [nn.Flatten()]
-    widths = [math.prod(input_shape), *hidden]
+    widths = [math.prod(input_shape), *(narrowed("mlp", width, rate) for width in hidden)]
     for inputs, outputs in pairwise(widths):
         normalised = [nn.BatchNorm1d(outputs)] if norm == "batch" else []
         layers += [nn.Linear(inputs, outputs), *normalised, nn.ReLU()]

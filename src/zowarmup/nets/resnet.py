@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zowarmup.nets.checks import divides, image_shape, positive
+from zowarmup.nets.checks import divides, image_shape, narrowed, positive
 
 Norm = Callable[[int], nn.Module]
 
@@ -42,6 +42,7 @@ def resnet18(
     norm: Literal["batch", "group"] = "batch",
     groups: int = 32,
     width: int = 64,
+    rate: float = 1.0,
 ) -> nn.Module:
     """Eight blocks at 64, 128, 256 and 512 channels behind a 3x3 stem without pooling.
 
@@ -53,12 +54,14 @@ def resnet18(
         norm: ``"batch"``, or ``"group"`` (the paper's FedAdam runs).
         groups: of every GroupNorm; 32 as in Wu & He 2018 (arXiv:1803.08494).
         width: channels of the stem; the last blocks have 8 times as many, which is the number of features.
+        rate: the share of every width that is there, rounded up, and of the groups: each keeps its channels.
 
     Raises:
-        ModelError: samples are not images, or ``groups`` does not divide ``width``.
+        ModelError: samples are not images, ``groups`` does not divide ``width``, or ``rate`` is out of range.
     """
     channels, _, _ = image_shape("resnet18", input_shape)
     positive("resnet18", width=width, groups=groups)
+    width, groups = narrowed("resnet18", width, rate), narrowed("resnet18", groups, rate)
     make: Norm = nn.BatchNorm2d
     if norm == "group":
         divides("resnet18", "groups", groups, width, "width")

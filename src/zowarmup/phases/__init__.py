@@ -25,9 +25,11 @@ from zowarmup.phases.head import HeadPhase
 from zowarmup.phases.mixed import MixedPhase
 from zowarmup.phases.prior import PriorPhase
 from zowarmup.phases.statistics import StatisticsPhase
+from zowarmup.phases.sub_network import SubNetworkPhase
 from zowarmup.phases.zeroth_order import ZerothOrderPhase
-from zowarmup.recipe import FirstOrder, Head, Mixed, Statistics
+from zowarmup.recipe import FirstOrder, Head, Mixed, Statistics, SubNetwork
 from zowarmup.recipe import Phase as Settings
+from zowarmup.subnetwork import Narrow
 from zowarmup.table import Table
 
 __all__ = ["Blobs", "Client", "Closed", "Passes", "Phase", "Scope", "build"]
@@ -41,11 +43,16 @@ def _no_norms() -> tuple[NormLayer, ...]:
     raise ModelError("this phase needs the model's BatchNorm layers, and was made without a model")
 
 
+def _no_narrower(settings: SubNetwork) -> Narrow:
+    raise ModelError("this phase needs a narrower net, and was made without a model")
+
+
 def build(
     settings: Settings,
     scope: Scope,
     head: Callable[[str | None], HeadLayer] = _no_head,
     norms: Callable[[], tuple[NormLayer, ...]] = _no_norms,
+    narrow: Callable[[SubNetwork], Narrow] = _no_narrower,
 ) -> Phase:
     """The phase that a recipe's table describes.
 
@@ -54,13 +61,16 @@ def build(
         scope: where it stands.
         head: finds the last linear layer, by name or by itself.
         norms: finds the BatchNorm layers.
+        narrow: makes what low-resource clients train in a sub-network phase.
 
     Raises:
         RecipeError: the tier has no clients, or fewer than the cohort, or none with ``min-samples``; ``freeze`` fits no
             parameter; or a tier is missing where both are needed.
-        ModelError: there is no head, or no BatchNorm, where it is needed.
+        ModelError: there is no head, no BatchNorm, or no narrower net, where it is needed.
     """
     scope.check(settings)
+    if isinstance(settings, SubNetwork):
+        return _sub_network(settings, scope, head, narrow)
     if isinstance(settings, FirstOrder):
         return FirstOrderPhase(settings, scope, frozen(settings.freeze, scope.table, head))
     if isinstance(settings, Head | Statistics):
@@ -103,6 +113,29 @@ def _mixed(settings: Mixed, scope: Scope, head: Callable[[str | None], HeadLayer
         FirstOrderPhase(first, replace(scope, only=high), frozen(first.freeze, scope.table, head)),
         ZerothOrderPhase(zeroth, replace(scope, only=low), frozen(zeroth.freeze, scope.table, head)),
     )
+
+
+def _sub_network(
+    settings: SubNetwork,
+    scope: Scope,
+    head: Callable[[str | None], HeadLayer],
+    narrow: Callable[[SubNetwork], Narrow],
+) -> SubNetworkPhase:
+    """The phase; the narrower net is made only where somebody trains it."""
+    where = f"phase {scope.phase} (sub-network)"
+    narrower = layer = None
+    if settings.low_width < 1 and not scope.low.isdisjoint(scope.members):
+        try:
+            narrower = narrow(settings)
+        except ModelError as error:
+            raise ModelError(f"{where}: low-width = {settings.low_width}: {error.message}", hint=error.hint) from error
+    if settings.mask:
+        try:
+            layer = head(None)
+        except ModelError as error:
+            raise ModelError(f"{where}: mask = true: {error.message}", hint="set mask = false") from error
+    still = frozen(settings.freeze, scope.table, head)
+    return SubNetworkPhase(settings, scope, narrower, layer, still)
 
 
 def frozen(globs: Sequence[str], table: Table, head: Callable[[str | None], HeadLayer]) -> tuple[str, ...]:

@@ -92,6 +92,11 @@ class Scope:
     high: frozenset[int] = frozenset()
     only: frozenset[int] | None = None
 
+    @property
+    def low(self) -> frozenset[int]:
+        """The low-resource clients, whoever takes part in the phase."""
+        return frozenset(range(len(self.samples))) - self.high
+
     def cohort(self, round: int, settings: Settings) -> tuple[int, ...]:
         """The clients sampled in a round, ascending."""
         clients = self.members
