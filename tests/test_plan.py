@@ -65,8 +65,15 @@ def test_backprop_holds_more_than_forward_passes() -> None:
     """A client that trains holds a copy of the weights, their gradient and activations; one that only looks, less."""
     planned = plan("digits", device="cpu")
     first_order, zeroth_order = planned.phases
-    assert first_order.working_bytes >= 2 * planned.model_bytes
-    assert 0 < zeroth_order.working_bytes < first_order.working_bytes
+    assert first_order.working_bytes["high"] >= 2 * planned.model_bytes
+    assert 0 < zeroth_order.working_bytes["high"] < first_order.working_bytes["high"]
+    assert zeroth_order.working_bytes["high"] == zeroth_order.working_bytes["low"]
+    assert zeroth_order.held_bytes == {"high": planned.model_bytes, "low": planned.model_bytes}
+
+
+def test_a_tier_that_is_not_asked_holds_nothing() -> None:
+    warmup = plan("digits", device="cpu").phases[0]
+    assert warmup.held_bytes["low"] == warmup.working_bytes["low"] == 0
 
 
 def test_a_plan_is_plain_data() -> None:

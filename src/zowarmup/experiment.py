@@ -136,7 +136,7 @@ def build_narrow(recipe: Recipe, dataset: Dataset, model: Model, train: Samples,
     if recipe.model.net == GIVEN:
         raise ModelError(
             "a narrower net cannot be made of a module that was passed from Python",
-            hint='name what makes it: model.net = "python:module:callable", with the share of its hidden widths as `rate`',
+            hint='name what makes it: model.net = "python:module:callable", with a `rate` for its hidden widths',
         )
     module = initialise(
         lambda: nets.narrow(

@@ -2,7 +2,7 @@
 
 Bytes and passes are exact: every round's requests, reports and entries are made as a run makes them, and counted by the
 same :class:`zowarmup.traffic.Traffic`; only the numbers inside are those of the first round over and over. Time and
-memory are estimates: one client's work in each phase is done, timed and weighed on this machine.
+memory are estimates: in each phase the work of one client of each tier is done, timed and weighed on this machine.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from zowarmup.experiment import Experiment, arithmetic, choose_device, prepare
 from zowarmup.held import peak_bytes
 from zowarmup.loop import local
 from zowarmup.phases import Passes, Phase
-from zowarmup.protocol import Entry, Report, Request
-from zowarmup.recipe import FirstOrder, Mixed, Recipe
+from zowarmup.protocol import Entry, Report, Request, SlopesRequest
+from zowarmup.recipe import FirstOrder, Mixed, Recipe, SubNetwork
 from zowarmup.traffic import COUNTS, Traffic
 
 _QUICK_SECONDS = 0.3  # work shorter than this is done whole, and again, for a better estimate
 _REPEATS = 3
+_TIERS = ("high", "low")
 _PIECE = 64  # samples of a client's data that its work is timed and weighed on
 
 Tiers = Mapping[str, int]
@@ -38,7 +39,7 @@ class PhasePlan:
     """What a phase will cost.
 
     Args:
-        kind: ``"first-order"`` or ``"zeroth-order"``.
+        kind: as the recipe names it.
         tier: who takes part.
         rounds: how many.
         cohort: clients in a round.
@@ -51,8 +52,8 @@ class PhasePlan:
         replayed_directions: directions that clients regenerate to catch up, each over all parameters, by tier.
         request_seconds: estimate: one client's work in a round, in the mean.
         seconds: estimate: the phase, evaluations included, on this machine and one client after the other.
-        working_bytes: estimate: memory of one client's work beside the model it holds: gradients, activations, scratch;
-            of the tier that needs more, where they differ.
+        held_bytes: the model that a client holds for its work, or the part of it, by tier; 0 for one that is not asked.
+        working_bytes: estimate: memory of a client's work beside that, by tier: gradients, activations, scratch.
     """
 
     kind: str
@@ -68,7 +69,8 @@ class PhasePlan:
     replayed_directions: Tiers
     request_seconds: float
     seconds: float
-    working_bytes: int
+    held_bytes: Tiers
+    working_bytes: Tiers
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class _Cost:
 
     seconds: float
     passes: Passes
+    held_bytes: int
     working_bytes: int
 
     def scaled(self, passes: int) -> float:
@@ -126,7 +129,7 @@ class _Rehearsal:
     """What a round's messages are like, and what it took."""
 
     measured: dict[str, tuple[Report, _Cost]]
-    """By tier where tiers differ, else of all; a tier that the round does not sample is added when one does."""
+    """By tier; one that the round does not sample is added when a later one does."""
     entry: Entry
     server_seconds: float
 
@@ -194,7 +197,7 @@ def _evaluation_seconds(experiment: Experiment) -> float:
 
 
 def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluation: float) -> PhasePlan:
-    """Send a phase's messages past the counter, and do one client's work."""
+    """Send a phase's messages past the counter, and do the work of one client of each tier."""
     state, clients, scope = experiment.initial, experiment.federation.clients, phase.scope
     rounds = range(scope.first_round, scope.first_round + phase.settings.rounds)
     rehearsed = [
@@ -205,16 +208,18 @@ def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluati
     for index, number in enumerate(rounds):
         as_then = rehearsed[min(index, len(rehearsed) - 1)]
         for request in phase.plan(number, state):
-            if (tier := _tier(phase, request)) not in as_then.measured:
-                as_then.measured[tier] = _measure(experiment, phase, request)
-            report, cost = as_then.measured[tier]
-            passes = phase.passes(len(clients[request.client].train), request.client)
+            client = clients[request.client]
+            if client.tier not in as_then.measured:
+                as_then.measured[client.tier] = _measure(experiment, phase, request)
+            report, cost = as_then.measured[client.tier]
+            passes = phase.passes(len(client.train), request.client)
             work += cost.scaled(passes.forward)
             traffic.ask(request, passes)
             traffic.report(_addressed(report, request))
         traffic.commit(_numbered(as_then.entry, number))
     after = _counts(traffic)
     spent = {name: {tier: after[name][tier] - before[name][tier] for tier in after[name]} for name in after}
+    costs = {tier: cost for tier, (_, cost) in rehearsed[0].measured.items()}
     evaluations = sum(number == rounds[-1] or number % experiment.recipe.run.evaluate_every == 0 for number in rounds)
     return PhasePlan(
         kind=phase.settings.kind,
@@ -224,21 +229,22 @@ def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluati
         **spent,
         request_seconds=work / sum(spent["turns"].values()),
         seconds=work + len(rounds) * server + evaluations * evaluation,
-        working_bytes=max(cost.working_bytes for each in rehearsed for _, cost in each.measured.values()),
+        held_bytes={tier: costs[tier].held_bytes if tier in costs else 0 for tier in _TIERS},
+        working_bytes={tier: costs[tier].working_bytes if tier in costs else 0 for tier in _TIERS},
     )
 
 
 def _rehearse(experiment: Experiment, phase: Phase, number: int) -> _Rehearsal:
-    """A round with one client's work in the place of everybody's; or of its tier's, where tiers differ."""
-    state = experiment.initial
+    """A round with the work of one client of each tier in the place of everybody's."""
+    state, clients = experiment.initial, experiment.federation.clients
     requests = phase.plan(number, state)
-    measured: dict[str, tuple[Report, _Cost]] = {}
-    for tier in dict.fromkeys(_tier(phase, request) for request in requests):
-        alike = [request for request in requests if _tier(phase, request) == tier]
-        measured[tier] = _measure(experiment, phase, _median(alike, phase.scope.samples))
+    measured = {}
+    for tier in _TIERS:
+        if own := [request for request in requests if clients[request.client].tier == tier]:
+            measured[tier] = _measure(experiment, phase, _median(own, phase.scope.samples))
     started = time.perf_counter()
-    made = (_addressed(measured[_tier(phase, request)][0], request) for request in requests)
-    entry, blobs = phase.close(number, made, state)
+    sent = (_addressed(measured[clients[request.client].tier][0], request) for request in requests)
+    entry, blobs = phase.close(number, sent, state)
     phase.apply(entry, blobs, state)
     return _Rehearsal(measured, entry, time.perf_counter() - started)
 
@@ -254,31 +260,25 @@ def _measure(experiment: Experiment, phase: Phase, request: Request) -> tuple[Re
     if seconds * whole.forward / max(1, passes.forward) < _QUICK_SECONDS:
         seconds = statistics.median(_timed(lambda: phase.work(request, client)) for _ in range(_REPEATS))
         passes = whole
-    return report[0], _Cost(seconds, passes, working)
+    held = request.carried_bytes or experiment.initial.model_bytes
+    return report[0], _Cost(seconds, passes, held, working)
 
 
 def _piece(phase: Phase, request: Request, samples: int) -> int:
     """Samples that make the largest set of activations a client's work has at a time, and not many more."""
     settings = phase.settings
     if isinstance(settings, Mixed):
-        settings = settings.first_order if _tier(phase, request) == "high" else settings.zeroth_order
+        settings = settings.zeroth_order if isinstance(request, SlopesRequest) else settings.first_order
     size = getattr(settings, "batch", "all")
     batch = samples if size == "all" else int(size)
-    if not isinstance(settings, FirstOrder):
+    if not isinstance(settings, FirstOrder | SubNetwork):
         micro = phase.scope.micro_batch
         batch = min(batch, _PIECE if micro == "all" else micro)
     return min(batch, samples)
 
 
-def _tier(phase: Phase, request: Request) -> str:
-    """Whose work stands for that of a request."""
-    if not phase.settings.tiers_differ:
-        return "all"
-    return "high" if request.client in phase.scope.high else "low"
-
-
 def _median(requests: Sequence[Request], samples: Sequence[int]) -> Request:
-    """The request to the client whose number of samples is the cohort's median."""
+    """The request to the client whose number of samples is the median of those asked."""
     ordered = sorted(requests, key=lambda request: samples[request.client])
     return ordered[len(ordered) // 2]
 
@@ -294,7 +294,7 @@ def _numbered(entry: Entry, number: int) -> Entry:
 
 def _counts(traffic: Traffic) -> dict[str, dict[str, int]]:
     counts = traffic.counts()
-    return {name: dict(zip(("high", "low"), getattr(counts, name), strict=True)) for name in COUNTS}
+    return {name: dict(zip(_TIERS, getattr(counts, name), strict=True)) for name in COUNTS}
 
 
 def _timed(action: Callable[[], object]) -> float:

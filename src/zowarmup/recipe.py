@@ -196,11 +196,6 @@ class _AnyPhase:
         return min(self.horizons.values(), default=None)
 
     @property
-    def tiers_differ(self) -> bool:
-        """Whether clients of the two tiers do different work, so that one does not stand for the other in a plan."""
-        return False
-
-    @property
     def extendable(self) -> bool:
         """Whether a run that ends with this phase may get more rounds."""
         return True
@@ -278,7 +273,7 @@ class _OwnSchedule(_AnyPhase):
         return settings.lr_over(index, settings.rounds)
 
 
-class LocalSGD(_Scheduled, frozen=True, kw_only=True):
+class _LocalSGD(_Scheduled, frozen=True, kw_only=True):
     """Keys that every phase has in which clients train."""
 
     batch: Count | Literal["all"] = 64
@@ -295,7 +290,7 @@ class LocalSGD(_Scheduled, frozen=True, kw_only=True):
     """Arithmetic of matrix products: `tf32` matters on CUDA alone, `bf16` is autocast. Weights stay fp32."""
 
 
-class _Training(LocalSGD, frozen=True, kw_only=True):
+class _Training(_LocalSGD, frozen=True, kw_only=True):
     """Keys of local SGD, and of what the server makes of it."""
 
     server: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
@@ -414,11 +409,6 @@ class ZerothOrder(_OwnSchedule, _Probing, tag="zeroth-order", tag_field="kind", 
             raise ValueError('`high-difference` is for high-resource clients, and tier = "low" has none')
 
     @property
-    def tiers_differ(self) -> bool:
-        """High-resource clients measure in their own way."""
-        return self.tier == "all" and self.high_difference not in (None, self.difference)
-
-    @property
     def needs_backprop(self) -> bool:
         """Some clients answer with exact slopes."""
         return "exact" in (self.difference, self.high_difference)
@@ -448,11 +438,6 @@ class Mixed(_Phase, tag="mixed", tag_field="kind", frozen=True, kw_only=True):
     def parts(self) -> tuple[object, ...]:
         """That of each tier."""
         return (self.high, self.low)
-
-    @property
-    def tiers_differ(self) -> bool:
-        """Always."""
-        return True
 
     @property
     def horizons(self) -> dict[str, int]:
@@ -532,7 +517,7 @@ class Statistics(_Phase, tag="statistics", tag_field="kind", frozen=True, kw_onl
     """Clients with fewer training samples are not asked: sums over few samples say much about each."""
 
 
-class SubNetwork(_OwnSchedule, LocalSGD, tag="sub-network", tag_field="kind", frozen=True, kw_only=True):
+class SubNetwork(_OwnSchedule, _LocalSGD, tag="sub-network", tag_field="kind", frozen=True, kw_only=True):
     """Local SGD on as much of the network as a client's tier can hold (HeteroFL, Diao et al. 2021, arXiv:2010.01264):
     high-resource clients train all of it, low-resource ones the leading channels of every hidden layer. Each weight
     becomes the mean over the clients that hold it. BatchNorm normalises with the batch's own statistics, and running

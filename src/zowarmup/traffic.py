@@ -2,8 +2,8 @@
 
 A client that takes part in a round must first hold the state before it. It gets the entries since it last did, or a
 snapshot of the state before the round, which the server holds: whichever is fewer bytes, or less work. A request that
-brings a part of the model along needs neither, and leaves its client as far behind as it was. Delivering the final model
-is not counted, for any method alike.
+brings a part of the model along needs neither, and leaves its client as far behind as it was. Delivering the final
+model is not counted, for any method alike.
 """
 
 from __future__ import annotations

@@ -174,9 +174,15 @@ def _estimates(plan: Plan) -> Table:
     for heading in ("memory of a client", "model", "work", "a turn", "time"):
         table.add_column(heading, justify="right")
     for phase in plan.phases:
-        memory = (plan.model_bytes + phase.working_bytes, plan.model_bytes, phase.working_bytes)
+        memory = {
+            tier: (phase.held_bytes[tier], phase.working_bytes[tier]) for tier in ("high", "low") if phase.turns[tier]
+        }
         times = (_brief(phase.request_seconds), words.duration(phase.seconds))
-        table.add_row(phase.kind, *map(words.size, memory), *times)
+        differ = len(set(memory.values())) > 1
+        for tier, (held, working) in list(memory.items())[: 2 if differ else 1]:
+            name = f"{phase.kind}, {tier}" if differ else phase.kind
+            table.add_row(name, *map(words.size, (held + working, held, working)), *times)
+            times = ("", "")
     table.add_row("in all", "", "", "", "", words.duration(plan.seconds))
     return table
 
