@@ -28,6 +28,7 @@ __all__ = [
     "Task",
     "Trained",
     "ZOWarmUpError",
+    "compare",
     "diff",
     "from_arrays",
     "load",
@@ -47,6 +48,7 @@ _WHERE = {
     "Task": ("task", "Task"),
     "Trained": ("trained", "Trained"),
     "ZOWarmUpError": ("errors", "ZOWarmUpError"),
+    "compare": ("comparison", "compare"),
     "diff": ("difference", "diff"),
     "from_arrays": ("data", "from_arrays"),
     "load": ("trained", "load"),
@@ -58,6 +60,7 @@ _WHERE = {
 }
 
 if TYPE_CHECKING:
+    from zowarmup.comparison import compare
     from zowarmup.data import Dataset, Split, from_arrays
     from zowarmup.difference import diff
     from zowarmup.errors import ZOWarmUpError

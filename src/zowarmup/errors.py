@@ -3,6 +3,7 @@
     ZOWarmUpError
     ├── UsageError              the caller's mistake; the command line exits with 2
     │   ├── RecipeError         a recipe that cannot be read, or whose values contradict each other
+    │   ├── SuiteError          a suite that cannot be read, or whose runs clash
     │   ├── DataError           data that is missing, ambiguous or does not decode
     │   ├── ModelError          a model this package cannot train as asked
     │   └── OutputError         an output directory that cannot be used
@@ -64,6 +65,10 @@ class UsageError(ZOWarmUpError):
 
 class RecipeError(UsageError):
     """A recipe that cannot be read, or whose values contradict each other."""
+
+
+class SuiteError(UsageError):
+    """A suite that cannot be read, or whose runs clash."""
 
 
 class DataError(UsageError):

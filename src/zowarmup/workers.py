@@ -7,6 +7,7 @@ every process: the parent tells it to stop with SIGTERM, once, and it leaves a r
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import signal
 import time
@@ -16,32 +17,16 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import msgspec
 
 from zowarmup import recipes
 from zowarmup.errors import ZOWarmUpError
-from zowarmup.recipe import Recipe
+from zowarmup.jobs import Job
 
 _PATIENCE_SECONDS = 20.0  # what a stopped worker has for writing its summary and report
 _EVERY_SECONDS = 0.2  # between two steps of a run that are told
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One run to do."""
-
-    recipe: Recipe
-    seed: int
-    out: Path
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-        return f"{self.recipe.name}, seed {self.seed}"
-
 
 State = Literal["running", "finished", "failed"]
 
@@ -63,37 +48,70 @@ class Step:
     """Whether it took its worker with it."""
 
 
-def work(jobs: Sequence[Job], *, workers: int, device: str, force: bool) -> Generator[Step]:
+def work(jobs: Sequence[Job], *, workers: int, device: str) -> Generator[Step]:
     """Do the jobs on ``workers`` processes, in order as far as they go; tell what happens as it happens.
 
+    A job that comes after another of them waits until that one has run the rounds they share, or has ended, however.
     However the iteration ends, no worker outlives it.
     """
-    waiting = deque(jobs)
+    waiting = _Waiting(jobs)
     busy: dict[Connection, tuple[BaseProcess, Job]] = {}
+    idle: list[tuple[BaseProcess, Connection]] = []
     processes: list[BaseProcess] = []
     ended = False
     try:
-        while waiting and len(processes) < workers:
-            process, connection = _start(processes)
-            busy[connection] = (process, _hand(connection, waiting.popleft(), device, force))
-        while busy:
+        while True:
+            while len(busy) < workers and (job := waiting.take()) is not None:
+                process, connection = idle.pop() if idle else _start(processes)
+                busy[connection] = (process, job)
+                _hand(connection, job, device)
+            if not busy:
+                break
             for connection in cast(list[Connection], wait(list(busy))):
                 process, job = busy[connection]
                 step = _receive(connection, process, job)
+                waiting.heard(step)
                 yield step
                 if step.state == "running":
                     continue
                 del busy[connection]
-                if step.died or not waiting:
+                if step.died or not len(waiting):
                     connection.close()  # the worker ends
-                if not waiting:
-                    continue
-                if step.died:
-                    process, connection = _start(processes)
-                busy[connection] = (process, _hand(connection, waiting.popleft(), device, force))
+                else:
+                    idle.append((process, connection))
+        for _, connection in idle:
+            connection.close()
         ended = True
     finally:
         _stop(processes, ask=not ended)
+
+
+class _Waiting:
+    """Jobs that nobody has begun.
+
+    Args:
+        jobs: all of them.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = deque(jobs)
+        self._rounds: dict[Job, float] = dict.fromkeys(jobs, -1)
+        """How far each is; infinitely far where it has ended."""
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def take(self) -> Job | None:
+        """The first job that need not wait; None where there is none now."""
+        for job in self._jobs:
+            if job.after is None or self._rounds.get(job.after, math.inf) >= job.shares:
+                self._jobs.remove(job)
+                return job
+        return None
+
+    def heard(self, step: Step) -> None:
+        """Note how far a job is."""
+        self._rounds[step.job] = step.round if step.state == "running" else math.inf
 
 
 def _start(processes: list[BaseProcess]) -> tuple[BaseProcess, Connection]:
@@ -107,11 +125,16 @@ def _start(processes: list[BaseProcess]) -> tuple[BaseProcess, Connection]:
     return process, ours
 
 
-def _hand(connection: Connection, job: Job, device: str, force: bool) -> Job:
-    order = {"recipe": recipes.to_toml(job.recipe), "out": str(job.out), "device": device, "force": force}
+def _hand(connection: Connection, job: Job, device: str) -> None:
+    order = {
+        "recipe": recipes.to_toml(job.recipe),
+        "out": str(job.out),
+        "device": device,
+        "start": job.start,
+        "changes": job.changes,
+    }
     with contextlib.suppress(OSError):  # a worker that is gone is noticed when its news is awaited
         connection.send_bytes(msgspec.json.encode(order))
-    return job
 
 
 def _receive(connection: Connection, process: BaseProcess, job: Job) -> Step:
@@ -171,7 +194,7 @@ def _raise_once(number: int, frame: object) -> None:
 
 
 def _do(order: Mapping[str, Any], connection: Connection) -> dict[str, Any]:
-    from zowarmup.loop import run  # heavy: after the signals are set
+    from zowarmup.loop import resume, run  # heavy: after the signals are set
 
     last = 0.0
 
@@ -187,8 +210,11 @@ def _do(order: Mapping[str, Any], connection: Connection) -> dict[str, Any]:
                 raise KeyboardInterrupt from None  # the parent is gone: leave a readable directory and go too
 
     try:
-        recipe = recipes.parse(order["recipe"])
-        trained = run(recipe, out=order["out"], device=order["device"], force=order["force"], callbacks=(tell,))
+        where, force = {"device": order["device"], "callbacks": (tell,)}, order["start"] == "replace"
+        if order["start"] == "resume":
+            trained = resume(order["out"], overrides=order["changes"], **where)
+        else:
+            trained = run(recipes.parse(order["recipe"]), out=order["out"], force=force, **where)
     except ZOWarmUpError as error:
         return {"state": "failed", "error": str(error)}
     except Exception as error:

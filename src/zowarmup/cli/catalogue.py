@@ -10,14 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from zowarmup import keys as explained
-from zowarmup import recipes
+from zowarmup import packaged, recipes
 from zowarmup.cli import consoles
+from zowarmup.packaged import Kind
 
 
-def show(name: str | None, *, keys: bool, as_json: bool) -> None:
-    """The list of shipped recipes, one recipe's TOML, or every key; keys are Markdown where stdout is no terminal."""
+def show(name: str | None, *, keys: bool, suites: bool, as_json: bool) -> None:
+    """The list of shipped recipes or suites, one's TOML, or every key, in Markdown where stdout is no terminal."""
+    kind: Kind = "suites" if suites else "recipes"
     if name is not None:
-        text = recipes.shipped_text(name)
+        text = packaged.text("suites", name) if name in packaged.names("suites") else recipes.shipped_text(name)
         if as_json:
             consoles.print_json({"name": name, "toml": text})
         else:
@@ -25,27 +27,27 @@ def show(name: str | None, *, keys: bool, as_json: bool) -> None:
     elif keys:
         _show_keys(as_json)
     elif as_json:
-        consoles.print_json([{"name": each, "summary": summary(each)} for each in recipes.shipped()])
+        consoles.print_json([{"name": each, "summary": summary(kind, each)} for each in packaged.names(kind)])
     else:
-        _show_list()
+        _show_list(kind)
 
 
-def summary(name: str) -> str:
-    """The first comment of a shipped recipe."""
-    first, *_ = recipes.shipped_text(name).splitlines()
+def summary(kind: Kind, name: str) -> str:
+    """The first comment of a shipped file."""
+    first, *_ = packaged.text(kind, name).splitlines()
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
-def _show_list() -> None:
-    console, names = consoles.out(), recipes.shipped()
+def _show_list(kind: Kind) -> None:
+    console, names = consoles.out(), packaged.names(kind)
     table, width = Table.grid(padding=(0, 2, 0, 0)), max(map(len, names))
     table.add_column(no_wrap=True)
     table.add_column()
     for name in names:
         if console.is_terminal:
-            table.add_row(Text(name, style="bold"), summary(name))
+            table.add_row(Text(name, style="bold"), summary(kind, name))
         else:
-            sys.stdout.write(f"{name:<{width}}  {summary(name)}\n")  # a line each, for grep
+            sys.stdout.write(f"{name:<{width}}  {summary(kind, name)}\n")  # a line each, for grep
     if console.is_terminal:
         console.print(table)
 

@@ -16,9 +16,11 @@ from zowarmup.report import words
 
 if TYPE_CHECKING:
     from zowarmup import recorder
-    from zowarmup.workers import Job, Step
+    from zowarmup.jobs import Job
+    from zowarmup.workers import Step
 
 _NARROW = 94  # columns below which a long run shows less
+_MANY = 24  # runs above which a terminal tells of the failed ones alone
 
 RunView = Callable[["recorder.Progress"], None]
 CompareView = Callable[["Step"], None]
@@ -47,12 +49,13 @@ def run_view(recipe: Recipe, *, quiet: bool, done: int = 0, console: Console | N
 
 @contextlib.contextmanager
 def compare_view(
-    runs: int, *, quiet: bool, debug: bool = False, console: Console | None = None
+    runs: int, finished: int = 0, *, quiet: bool, debug: bool = False, console: Console | None = None
 ) -> Iterator[CompareView]:
     """A callback of a comparison that shows which runs go on, and says a line as each ends.
 
     Args:
         runs: how many there are.
+        finished: how many of them were finished before.
         quiet: show nothing.
         debug: show the traceback of a failure that was not foreseen.
         console: where to; stderr where None.
@@ -61,10 +64,10 @@ def compare_view(
     if quiet:
         yield lambda step: None
     elif not console.is_terminal:
-        yield _CompareLines(console, runs, debug)
+        yield _CompareLines(console, runs, finished, debug)
     else:
         with _bars(console) as bars:
-            yield _LiveCompare(bars, runs, debug)
+            yield _LiveCompare(bars, runs, finished, debug)
 
 
 @contextlib.contextmanager
@@ -124,15 +127,21 @@ class _LiveRun:
 
 
 class _CompareLines:
-    """A line for each run that ends."""
+    """A line for each run that ends, or for each that fails; before them, how many need not be run."""
 
-    def __init__(self, console: Console, runs: int, debug: bool) -> None:
-        self._console, self._runs, self._debug, self.ended = console, runs, debug, 0
+    def __init__(self, console: Console, runs: int, finished: int, debug: bool, *, brief: bool = False) -> None:
+        self._console, self._runs, self._debug, self._brief = console, runs, debug, brief
+        self.ended, self.failed = finished, 0
+        if finished:
+            console.print(Text(f"{finished} of {words.plural(runs, 'run')} finished before"), soft_wrap=True)
 
     def __call__(self, step: Step) -> None:
         if step.state == "running":
             return
         self.ended += 1
+        self.failed += step.state == "failed"
+        if self._brief and step.state != "failed":
+            return
         place = f"{self.ended:>{len(str(self._runs))}}/{self._runs}"
         if step.state == "failed":
             text = Text.assemble(f"{place}  {step.job.name}  ", ("failed", "bold red"))
@@ -146,21 +155,27 @@ class _CompareLines:
 
 
 class _LiveCompare:
-    """A bar for each run that goes on, and one for all of them."""
+    """A bar for each run that goes on, and one for all of them with how many wait and have failed."""
 
-    def __init__(self, bars: Progress, runs: int, debug: bool) -> None:
-        self._bars = bars
-        self._lines = _CompareLines(bars.console, runs, debug)
-        self._all = bars.add_task("all runs", total=runs, news="", left="")
+    def __init__(self, bars: Progress, runs: int, finished: int, debug: bool) -> None:
+        self._bars, self._runs = bars, runs
+        self._lines = _CompareLines(bars.console, runs, finished, debug, brief=runs > _MANY)
+        self._all = bars.add_task("all runs", total=runs, completed=finished, news="", left="")
         self._tasks: dict[Job, TaskID] = {}
 
     def __call__(self, step: Step) -> None:
-        if step.state != "running":
+        if step.state == "running":
+            self._show(step)
+        else:
             self._lines(step)
             if step.job in self._tasks:
                 self._bars.remove_task(self._tasks.pop(step.job))
-            self._bars.update(self._all, completed=self._lines.ended)
-            return
+        ended, failed = self._lines.ended, self._lines.failed
+        counts = {"waiting": self._runs - ended - len(self._tasks), "failed": failed}
+        news = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        self._bars.update(self._all, completed=ended, news=news)
+
+    def _show(self, step: Step) -> None:
         line, rounds = step.metrics or {}, step.job.recipe.rounds
         if step.job not in self._tasks:
             self._tasks[step.job] = self._bars.add_task(step.job.name, total=rounds, news="", left="")

@@ -13,18 +13,21 @@ from zowarmup.errors import UsageError
 
 
 def recipes(
-    name: Annotated[str | None, Parameter(name="NAME", help="Show this recipe's TOML.")] = None,
+    name: Annotated[str | None, Parameter(name="NAME", help="Show the TOML of this recipe or suite.")] = None,
     /,
     *,
     keys: Annotated[bool, Parameter(negative=(), show_default=False, help="Explain every key of a recipe.")] = False,
+    suites: Annotated[bool, Parameter(negative=(), show_default=False, help="List the suites instead.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the recipes that come with the package, show one, or explain every key.
+    """List the recipes or suites that come with the package, show one, or explain every key.
 
     zowarmup recipes digits > mine.toml
 
     zowarmup recipes --keys
+
+    zowarmup recipes --suites
     """
     from zowarmup.cli import catalogue
 
@@ -32,7 +35,9 @@ def recipes(
         raise UsageError(
             "--keys goes without a NAME", hint="`zowarmup recipes --keys` explains the keys of all recipes"
         )
-    catalogue.show(name, keys=keys, as_json=as_json)
+    if suites and (keys or name is not None):
+        raise UsageError("--suites goes by itself", hint="`zowarmup recipes NAME` shows a suite, too")
+    catalogue.show(name, keys=keys, suites=suites, as_json=as_json)
 
 
 def plan(
@@ -83,7 +88,7 @@ def report(
         zowarmup report runs/demo
     """
     if (directory / "compare.json").is_file():
-        from zowarmup import compare as comparing
+        from zowarmup import comparison as comparing
 
         comparison = comparing.read(directory)
         if not comparison.runs:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from zowarmup.report import words
 
 if TYPE_CHECKING:
-    from zowarmup.compare import Comparison
+    from zowarmup.manifest import Comparison
 
 Scores = Mapping[int, float]
 _MORE = 1.5  # times as many bytes are worth a word
 
 
-def reading(comparison: Comparison) -> str:
-    """What the first recipe reaches, against each other one, seed by seed; and who sends how many bytes."""
+def reading(comparison: Comparison) -> Iterator[str]:
+    """What the baseline reaches, against each other method, seed by seed; and who sends how many bytes.
+
+    A sentence for each split; none where the baseline has no runs, as there is nothing to say then.
+    """
     from zowarmup.report.grid import load_grid
     from zowarmup.report.tables import by_seed
 
-    (split,) = load_grid(comparison.runs).splits
-    found = {label: by_seed(group) for label, group in split.groups.items()}
-    accuracy = {label: _column(group, "accuracy") for label, group in found.items()}
-    bytes_sent = {label: _mean(_column(group, "low_uplink_bytes").values()) for label, group in found.items()}
-    return sentence(accuracy, bytes_sent)
+    for split in load_grid(comparison.cells, baseline=comparison.baseline).splits:
+        if comparison.baseline not in split.groups:
+            continue
+        first = {comparison.baseline: split.groups[comparison.baseline]}
+        found = {label: by_seed(group) for label, group in {**first, **split.groups}.items()}
+        accuracy = {label: _column(group, "accuracy") for label, group in found.items()}
+        sent = {label: _mean(_column(group, "low_uplink_bytes").values()) for label, group in found.items()}
+        yield f"{split.name}: {sentence(accuracy, sent)}" if split.name else sentence(accuracy, sent)
 
 
 def sentence(accuracy: Mapping[str, Scores], sent: Mapping[str, float | int | None]) -> str:

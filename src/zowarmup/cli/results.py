@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,11 @@ from rich.text import Text
 
 from zowarmup.cli import consoles
 from zowarmup.cli.reading import reading
+from zowarmup.grid import in_words
 from zowarmup.report import words
 
 if TYPE_CHECKING:
-    from zowarmup.compare import Comparison
+    from zowarmup.manifest import Comparison
     from zowarmup.plan import Plan
     from zowarmup.recipe import Recipe
 
@@ -69,40 +71,74 @@ def _traffic(summary: Mapping[str, Any]) -> Table:
 
 
 def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
-    """The table over seeds, a sentence that reads it, where the page is."""
+    """A table over seeds for each split, sentences that read them, what was chosen, where the page is."""
     if as_json:
-        runs = {label: [str(path) for path in paths] for label, paths in comparison.runs.items()}
-        value = {"out": str(comparison.out), "runs": runs, "failed": comparison.failed, "rows": comparison.rows}
-        consoles.print_json(value)
+        consoles.print_json(_described(comparison))
         return
     if not comparison.runs:
         return
     console = consoles.out()
-    first = next(iter(comparison.runs))
-    console.print(_comparison_table(comparison, narrow=console.width < _NARROW))
-    console.print()
+    for split in dict.fromkeys(cell.split for cell in comparison.cells):
+        if split:
+            console.print(Text(split, style="bold underline"))
+        console.print(_comparison_table(comparison, split, narrow=console.width < _NARROW))
+        console.print()
     seeds = words.plural(max(row["n"] for row in comparison.rows), "seed")
-    caption = f"mean (sd) of {seeds}" + (f"; ±: points over {first}, seed by seed" if len(comparison.runs) > 1 else "")
-    console.print(Text(caption, style="dim"))
+    more = f"; ±: points over {comparison.baseline}, seed by seed" if len(comparison.runs) > 1 else ""
+    console.print(Text(f"mean (sd) of {seeds}{more}", style="dim"))
     console.print()
-    console.print(Text(reading(comparison)))
+    for text in (*reading(comparison), *_choices(comparison)):
+        console.print(Text(text))
     console.print()
     console.print(Text(f"page  {comparison.page}"), soft_wrap=True)
 
 
-def _comparison_table(comparison: Comparison, *, narrow: bool) -> Table:
+def _described(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "out": str(comparison.out),
+        "name": comparison.name,
+        "baseline": comparison.baseline,
+        "cells": [
+            {"method": cell.method, "split": cell.split, "runs": list(map(str, cell.runs)), "choice": cell.choice}
+            for cell in comparison.cells
+        ],
+        "failed": comparison.failed,
+        "trials": [{**dataclasses.asdict(trial), "folder": str(trial.folder)} for trial in comparison.trials],
+        "rows": comparison.rows,
+    }
+
+
+def _choices(comparison: Comparison) -> Iterator[str]:
+    """What was chosen for whom, and by what."""
+    chosen = [cell for cell in comparison.cells if cell.choice]
+    if not comparison.trials:
+        return
+    yield ""
+    for cell in chosen:
+        yield f"{cell.label}: {in_words(cell.choice)}"
+    trials, seeds = comparison.trials, sorted({trial.seed for trial in comparison.trials})
+    where = "seed" if len(seeds) == 1 else "seeds"
+    text = f"chosen by accuracy on validation shares, from {words.plural(len(trials), 'trial')}"
+    yield f"{text} with {where} {', '.join(map(str, seeds))}" if chosen else "nothing was chosen: trials failed"
+
+
+def _comparison_table(comparison: Comparison, split: str, *, narrow: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold")
     table.add_column("", overflow="fold")
     for heading in ("accuracy %", "±", "low-held %", "±", "worst %", "low tier\nsent", *(() if narrow else ("time",))):
         table.add_column(heading, justify="right", no_wrap=True)
-    for index, row in enumerate(comparison.rows):
+    methods = {cell.label: cell.method for cell in comparison.cells if cell.split == split}
+    for row in comparison.rows:
+        if (method := methods.get(row["label"])) is None:
+            continue
+        first = method == comparison.baseline
         accuracy, held = (words.points(row[f"{key}_difference"]) for key in ("accuracy", "low_held_accuracy"))
         table.add_row(
-            Text(row["label"], style="bold" if index == 0 else ""),
+            Text(method, style="bold" if first else ""),
             _share(row, "accuracy"),
-            _signed(accuracy) if index else "",
+            "" if first else _signed(accuracy),
             _share(row, "low_held_accuracy"),
-            _signed(held) if index else "",
+            "" if first else _signed(held),
             _share(row, "worst_class_accuracy"),
             words.size(row["low_uplink_bytes_mean"]),
             *(() if narrow else (words.duration(row["seconds_mean"]),)),

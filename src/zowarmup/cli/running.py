@@ -99,57 +99,82 @@ def resume(
 
 
 def compare(
-    *recipes: Annotated[str, Parameter(name="RECIPE", help="Shipped recipes by name, or TOML files; the first leads.")],
-    seeds: Annotated[str, Parameter(help="Run seeds, separated by commas.")],
-    out: Annotated[Path, Parameter(help="The comparison's directory.")],
+    *what: Annotated[
+        str,
+        Parameter(
+            name="WHAT", help="A suite; or recipes, of which the first leads. Shipped ones by name, or TOML files."
+        ),
+    ],
+    seeds: Annotated[str | None, Parameter(help="Run seeds, separated by commas; a suite has its own.")] = None,
+    out: Annotated[
+        Path | None, Parameter(help="The comparison's directory; runs/NAME of a suite where left out.")
+    ] = None,
     set_: Set = (),
+    tune: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative=(),
+            show_default=False,
+            help="Values to choose from on the clients' validation shares: phase.1.lr=0.01,0.02. May be repeated.",
+        ),
+    ] = (),
+    tune_seeds: Annotated[
+        str | None, Parameter(help="Seeds of the trials; the first of --seeds where left out.")
+    ] = None,
     workers: Annotated[
         int | None, Parameter(help="Runs at a time; as many as fit on the cores where left out.")
     ] = None,
     device: Device = "auto",
-    force: Force = False,
+    dry_run: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Say what there is to run, and run nothing.")
+    ] = False,
+    force: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Replace runs of another recipe, and keep the others.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Run several recipes with several seeds, and compare them: a table, and a page with figures.
+    """Run a suite, or several recipes with several seeds, and compare them: a table, and a page with figures.
 
-    Runs go to OUT/RECIPE/seed-N. A run that fails does not stop the others; after Ctrl-C, what is finished is compared.
+    Runs go to OUT/METHOD/SPLIT/seed-N. What is finished is kept, so the same command goes on after Ctrl-C or a crash,
+    or with more seeds and methods. A run that fails does not stop the others.
 
         zowarmup compare digits digits-high-res-only --seeds 0,1,2 --out runs/first
 
-        zowarmup compare mine.toml other.toml --seeds 0 --out runs/mine --set phase.0.rounds=10
+        zowarmup compare small/main --dry-run
+
+        zowarmup compare digits --seeds 0,1 --out runs/lr --set data.validation=0.1 --tune phase.1.lr=0.02,0.04,0.08
     """
-    from zowarmup.cli import live, results
+    from zowarmup import comparison as comparing
+    from zowarmup import suites, tuning
+    from zowarmup.cli import grids, live, results
+    from zowarmup.survey import survey
 
-    numbers = _seeds(seeds)
-    if not recipes:
-        raise UsageError("no recipe to run", hint="`zowarmup recipes` lists the shipped ones")
-    with live.compare_view(len(recipes) * len(numbers), quiet=quiet, debug=debug) as view:
-        from zowarmup import compare as comparing
-
+    if not what:
+        raise UsageError("no recipe to run", hint="`zowarmup recipes` lists the shipped ones, with --suites the suites")
+    planned = survey(
+        what[0] if len(what) == 1 and suites.is_suite(what[0]) else what,
+        None if seeds is None else _numbers("--seeds", seeds),
+        out,
+        overrides=set_,
+        tune=tuning.values_of(tune) if tune else None,
+        tune_seeds=None if tune_seeds is None else _numbers("--tune-seeds", tune_seeds),
+        force=force,
+    )
+    if dry_run:
+        grids.show(planned, as_json=as_json)
+        return 0
+    with live.compare_view(len(planned.all), planned.finished, quiet=quiet, debug=debug) as view:
         try:
-            comparison = comparing.compare(
-                recipes,
-                numbers,
-                out,
-                overrides=set_,
-                workers=workers,
-                device=device,
-                force=force,
-                on_progress=view,
-            )
+            comparison = comparing.carry_out(planned, workers=workers, device=device, on_progress=view)
             code = 1 if comparison.failed else 0
         except KeyboardInterrupt:
-            if not (out / comparing.MANIFEST).is_file():
-                raise
-            comparison, code = comparing.read(out), INTERRUPTED
+            comparison, code = comparing.read(planned.out), INTERRUPTED
     results.show_comparison(comparison, as_json=as_json)
     if code == INTERRUPTED:
-        finished = (
-            f"what is finished is in {out}" if comparison.runs else f"no run had finished; what there is, is in {out}"
-        )
-        consoles.complain("interrupted", note=finished)
+        finished = "what is finished is in" if comparison.runs else "no run had finished; what there is, is in"
+        consoles.complain("interrupted", note=f"{finished} {planned.out}; the same command goes on")
     for name, error in comparison.failed.items():
         consoles.complain(f"{name}: {error}")
     return code
@@ -177,9 +202,9 @@ def fetch(
     consoles.print_path(folder)
 
 
-def _seeds(text: str) -> list[int]:
+def _numbers(option: str, text: str) -> list[int]:
     """``0,1,2`` as numbers."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"--seeds {text}: expected numbers separated by commas, for instance 0,1,2") from None
+        raise UsageError(f"{option} {text}: expected numbers separated by commas, for instance 0,1,2") from None

@@ -6,17 +6,19 @@ import difflib
 import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import tomli_w
 
+from zowarmup import packaged
 from zowarmup.errors import RecipeError
 from zowarmup.recipe import Recipe
 
-__all__ = ["edit", "from_table", "load", "parse", "shipped", "shipped_text", "to_toml"]
+__all__ = ["edit", "from_table", "load", "pairs", "parse", "shipped", "shipped_text", "to_toml"]
+
+_COMPARE = "`zowarmup compare` runs a suite"
 
 
 def parse(text: str, *, name: str = "recipe", overrides: Mapping[str, Any] | Iterable[str] = ()) -> Recipe:
@@ -54,10 +56,10 @@ def edit(text: str, overrides: Mapping[str, Any] | Iterable[str], *, name: str =
     1
     """
     table = tomllib.loads(text)
-    pairs = list(overrides.items() if isinstance(overrides, Mapping) else map(_override, overrides))
-    _apply(dict(pairs), table)
+    values = pairs(overrides)
+    _apply(dict(values), table)
     typed = _without_none(msgspec.to_builtins(from_table(table, name=name)))
-    for path, _ in pairs:
+    for path, _ in values:
         node: Any = typed
         for part in path.split("."):
             node = node[int(part)] if isinstance(node, list) else node[part]
@@ -70,6 +72,8 @@ def from_table(table: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
     for path, value in _floats("$", table):
         if not math.isfinite(value):
             raise RecipeError(f"{name}: Expected a finite `float`, got `{value}` - at `{path}`", path=path)
+    if isinstance(table.get("method"), list):
+        raise RecipeError(f"{name}: is a suite, expected a recipe", hint=_COMPARE)
     try:
         return msgspec.convert(table, Recipe)
     except msgspec.ValidationError as error:
@@ -110,8 +114,7 @@ def shipped() -> list[str]:
     >>> "digits" in shipped()
     True
     """
-    root = resources.files(__name__)
-    return sorted(_names(root, ""))
+    return packaged.names("recipes")
 
 
 def shipped_text(name: str) -> str:
@@ -122,23 +125,25 @@ def shipped_text(name: str) -> str:
     """
     names = shipped()
     if name not in names:
+        if name in packaged.names("suites"):
+            raise RecipeError(f"{name}: is a suite, expected a recipe", hint=_COMPARE)
         near = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "`zowarmup recipes` lists the shipped ones"
         raise RecipeError(f"{name}: neither a file nor a shipped recipe", hint=hint)
-    return (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
+    return packaged.text("recipes", name)
 
 
-def _names(folder: Any, prefix: str) -> Iterator[str]:
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            yield from _names(entry, f"{prefix}{entry.name}/")
-        elif entry.name.endswith(".toml"):
-            yield prefix + entry.name.removesuffix(".toml")
+def pairs(overrides: Mapping[str, Any] | Iterable[str]) -> list[tuple[str, Any]]:
+    """Overrides in either form as paths and values.
+
+    >>> pairs(["phase.1.eps=1e-3", "data.source=digits"])
+    [('phase.1.eps', 0.001), ('data.source', 'digits')]
+    """
+    return list(overrides.items() if isinstance(overrides, Mapping) else map(_override, overrides))
 
 
 def _apply(overrides: Mapping[str, Any] | Iterable[str], table: dict[str, Any]) -> None:
-    pairs = overrides.items() if isinstance(overrides, Mapping) else map(_override, overrides)
-    for path, value in pairs:
+    for path, value in pairs(overrides):
         _set(table, path, value)
 
 
