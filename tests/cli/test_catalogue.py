@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zowarmup import data, keys, recipes
+from zowarmup import data, keys, recipes, suites
 
 
 def test_shipped_recipes_are_listed_a_line_each(cli) -> None:
@@ -18,6 +18,13 @@ def test_shipped_recipes_are_listed_a_line_each(cli) -> None:
     listed = json.loads(cli("recipes", "--json").out)
     assert [each["name"] for each in listed] == recipes.shipped()
     assert all(each["summary"] for each in listed)
+
+
+def test_shipped_suites_are_listed_and_shown(cli) -> None:
+    ended = cli("recipes", "--suites")
+    assert [line.split()[0] for line in ended.out.splitlines()] == suites.shipped()
+    assert [each["name"] for each in json.loads(cli("recipes", "--suites", "--json").out)] == suites.shipped()
+    assert cli("recipes", "paper/table2") == (0, suites.shipped_text("paper/table2"), "")
 
 
 def test_a_recipe_is_shown_as_it_is_and_runs_from_a_file(cli, tmp_path: Path) -> None:

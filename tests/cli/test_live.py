@@ -10,9 +10,10 @@ from rich.console import Console
 
 from zowarmup import recipes
 from zowarmup.cli import live, results
-from zowarmup.compare import Comparison
+from zowarmup.jobs import Job
 from zowarmup.loop import run
-from zowarmup.workers import Job, Step
+from zowarmup.manifest import Cell, Comparison
+from zowarmup.workers import Step
 
 SHORT = {"phase.0.rounds": 2, "phase.1.rounds": 3}
 LINE = {"accuracy": 0.5, "loss": 1.0, "seconds": 2.0, "uplink_bytes": {"high": 0, "low": 12}}
@@ -97,10 +98,12 @@ def test_a_comparison_fits_80_columns_and_says_more_where_there_is_room(tmp_path
     row = {"label": "digits-high-res-only", "n": 3, "low_uplink_bytes_mean": 28800.0, "seconds_mean": 5.0}
     for key in ("accuracy", "low_held_accuracy", "worst_class_accuracy"):
         row |= {f"{key}_mean": 0.8465, f"{key}_sd": 0.1432, f"{key}_difference": -0.217}
-    comparison = Comparison(tmp_path, {"a": ()}, rows=[row, row])
+    cells = tuple(Cell(method, "", ()) for method in ("digits", "digits-high-res-only"))
+    rows = ({**row, "label": "digits"}, row)
+    comparison = Comparison(tmp_path, baseline="digits", cells=cells, rows=rows)
     for width, narrow, time in ((80, True, False), (100, False, True)):
         console = terminal(width)
-        console.print(results._comparison_table(comparison, narrow=narrow))
+        console.print(results._comparison_table(comparison, "", narrow=narrow))
         last = shown(console).splitlines()[-1].split("  " if time else None)
         assert last[0] == "digits-high-res-only"
         assert "…" not in shown(console)
@@ -126,3 +129,20 @@ def test_a_live_line_of_a_long_run_fits_80_columns_too() -> None:
     assert "1300/20000" in text
     assert "low tier sent 12 B" in text
     assert len(text) <= 80
+
+
+def test_many_runs_are_counted_and_only_failures_get_a_line(tmp_path) -> None:
+    console, recipe = terminal(), recipes.load("digits")
+    jobs = [Job(recipe, seed, tmp_path / str(seed)) for seed in range(40)]
+    with live.compare_view(40, 10, quiet=False, console=console) as view:
+        view(Step(jobs[10], "running", round=20, metrics=LINE))
+        view(Step(jobs[11], "running", round=20, metrics=LINE))
+        view(Step(jobs[12], "finished", metrics=LINE))
+        view(Step(jobs[13], "failed", error="no"))
+        view._bars.refresh()
+    text = shown(console)
+    assert "10 of 40 runs finished before\n" in text
+    assert "12/40" in text
+    assert "26 waiting, 1 failed" in text
+    assert "12/40  digits, seed 13  failed\n" in text
+    assert "seed 12" not in text

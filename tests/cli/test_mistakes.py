@@ -27,8 +27,30 @@ MISTAKES = [
     ("run digits --set data.clients=5000", "zowarmup: 5000 clients, but only 1200 training samples"),
     ("run digits --out /proc/nope/x", "zowarmup: /proc/nope/x: cannot be written to: "),
     ("plan digits --set phase.0.cohort=9", 'zowarmup: phase 0: cohort = 9, but tier = "high" has 4 clients\n'),
-    ("compare --seeds 0 --out x", "zowarmup: no recipe to run\nhint: `zowarmup recipes` lists the shipped ones\n"),
-    ("compare digits --out x", "parameter --seeds requires an argument"),
+    ("compare --seeds 0 --out x", "zowarmup: no recipe to run\nhint: `zowarmup recipes` lists the shipped ones, "),
+    ("compare digits --out x", "zowarmup: no seeds\nhint: for instance --seeds 0,1,2\n"),
+    ("compare digits --seeds 0", "zowarmup: no directory for the runs\nhint: for instance --out runs/first\n"),
+    ("compare small/main digits --seeds 0", "zowarmup: small/main: is a suite, which is compared by itself\n"),
+    (
+        "compare digts --seeds 0 --out x",
+        "zowarmup: digts: neither a file nor a shipped recipe\nhint: did you mean digits",
+    ),
+    ("compare small/main --seeds 0;1", "zowarmup: --seeds 0;1: expected numbers separated by commas"),
+    (
+        "compare digits --seeds 0 --out x --tune phase.1.lr",
+        "zowarmup: --tune phase.1.lr: expected KEY=VALUE,VALUE,..., ",
+    ),
+    ("compare digits --seeds 0 --out x --tune a.b=1", "zowarmup: tune: a.b is a key of no method: digits\n"),
+    (
+        "compare digits --seeds 0 --out x --tune phase.1.lr=1 --tune phase.1.lr=2",
+        "zowarmup: --tune: phase.1.lr is given twice\nhint: all its values go into one\n",
+    ),
+    (
+        "compare digits --seeds 0 --out x --tune phase.1.lr=0.1",
+        "zowarmup: digits: tuning needs validation shares, but data.validation is 0\nhint: for instance --set ",
+    ),
+    ("compare digits --seeds 0 --out x --tune-seeds a", "zowarmup: --tune-seeds a: expected numbers separated by"),
+    ("run small/main", "zowarmup: small/main: is a suite, expected a recipe\nhint: `zowarmup compare` runs a suite\n"),
     (
         "compare digits digits --seeds 0 --out x",
         "zowarmup: digits: two recipes of this name\nhint: give each recipe once",
@@ -54,6 +76,7 @@ MISTAKES = [
     ("export nowhere", "zowarmup: nowhere: not a run directory: no such folder\n"),
     ("export nowhere --out x", "zowarmup: nowhere: not a run directory: no such folder\n"),
     ("recipes digts", "zowarmup: digts: neither a file nor a shipped recipe\nhint: did you mean digits"),
+    ("recipes digits --suites", "zowarmup: --suites goes by itself\nhint: "),
     ("recipes digits --keys", "zowarmup: --keys goes without a NAME\nhint: "),
     ("fetch cifar11", "zowarmup: unknown data set `cifar11`; known: cifar10, or owner/name on the hub\n"),
 ]

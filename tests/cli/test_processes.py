@@ -15,7 +15,7 @@ import pytest
 
 import zowarmup
 import zowarmup.recipes
-from zowarmup import compare
+from zowarmup import comparison as comparing
 
 ENDLESS = "phase.1.rounds=100000"
 COMMAND = [sys.executable, "-W", "error", "-m", "zowarmup"]
@@ -73,9 +73,9 @@ def test_a_stopped_comparison_keeps_what_is_finished(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "digits-high-res-only" in out
     assert "endless" not in out
-    assert err.endswith("zowarmup: interrupted\nwhat is finished is in x\n")
+    assert err.endswith("zowarmup: interrupted\nwhat is finished is in x; the same command goes on\n")
     assert "Traceback" not in err
-    assert list(compare.read(tmp_path / "x").runs) == ["digits-high-res-only"]
+    assert list(comparing.read(tmp_path / "x").runs) == ["digits-high-res-only"]
     assert (tmp_path / "x" / "compare.html").is_file()
     assert zowarmup.load(endless).summary["status"] == "interrupted"
 

@@ -34,8 +34,8 @@ def show(planned: Survey, *, as_json: bool) -> None:
     console.print()
     count, left = len(planned.all), len(planned.all) - planned.finished
     rounds = sum(run.job.recipe.rounds for run in planned.all if run.job.start != "finished")
-    text = f"{words.plural(count, 'run')}, {planned.finished} finished, {left} to do with up to {rounds:,} rounds"
-    tables.say(console, text)
+    text = f"{words.plural(count, 'run')}, {planned.finished} finished, {left} to do"
+    tables.say(console, f"{text} with up to {rounds:,} rounds" if left else text)
     if any(run.job.start == "replace" and run.job.out.exists() for run in planned.all):
         tables.say(console, "runs of another recipe are replaced")
     tables.say(console, f"into {planned.out}")
