@@ -154,7 +154,8 @@ class Looking:
         """The other runs, with what is chosen as far as trials have ended."""
         chosen = {cell.label: choice(cell, trials, scores) for cell in self.grid.cells}
         found = [self.run(cell, seed, chosen[cell.label]) for seed in self.grid.seeds for cell in self.grid.cells]
-        return ordered(found, [run.job for run in trials])
+        settled = iter(ordered([run for run in found if run.values is not None], [run.job for run in trials]))
+        return tuple(run if run.values is None else next(settled) for run in found)
 
     def run(self, cell: Cell, seed: int, values: Mapping[str, Any] | None) -> Run:
         """A run with settings that are chosen, or not yet."""

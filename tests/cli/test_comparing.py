@@ -66,8 +66,8 @@ def test_a_suite_is_run_and_the_same_command_again_keeps_it(cli, suite: Path) ->
     assert ended.code == 0
     assert "zo 10/90: phase.1.lr=0.0" in ended.out
     assert "chosen by accuracy on validation shares, from 2 trials with seed 0\n" in ended.out
-    assert "mean (sd) of 2 seeds; ±: points over today, seed by seed" in ended.out
-    assert ended.err.splitlines()[-1].startswith("6/6  zo 10/90, seed 1  accuracy ")
+    assert "mean (sd) of 2\xa0seeds; ±: points over today, seed by seed" in ended.out
+    assert ended.err.splitlines()[-1].startswith("6/6  zo 10/90, seed ")
     again = cli(*arguments)
     assert (again.code, again.out, again.err) == (0, ended.out, "6 of 6 runs finished before\n")
     assert "6 runs, 6 finished, 0 to do\n" in cli("compare", "mine.toml", "--dry-run").out

@@ -133,7 +133,8 @@ class _CompareLines:
         self._console, self._runs, self._debug, self._brief = console, runs, debug, brief
         self.ended, self.failed = finished, 0
         if finished:
-            console.print(Text(f"{finished} of {words.plural(runs, 'run')} finished before"), soft_wrap=True)
+            text = consoles.plain(f"{finished} of {words.plural(runs, 'run')} finished before")
+            console.print(Text(text), soft_wrap=True)
 
     def __call__(self, step: Step) -> None:
         if step.state == "running":

@@ -88,7 +88,7 @@ def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
     console.print(Text(f"mean (sd) of {seeds}{more}", style="dim"))
     console.print()
     for text in (*reading(comparison), *_choices(comparison)):
-        console.print(Text(text))
+        console.print(Text(consoles.plain(text)))
     console.print()
     console.print(Text(f"page  {comparison.page}"), soft_wrap=True)
 
