@@ -10,7 +10,7 @@ from torch import nn
 
 import zowarmup
 from zowarmup import recipes
-from zowarmup.beginnings import shared
+from zowarmup.chain import shared
 from zowarmup.errors import DataError, LedgerError, ModelError, UsageError
 from zowarmup.ledger import Ledger
 
@@ -81,8 +81,9 @@ def test_a_whole_run_is_a_beginning_of_itself(donor, tmp_path):
     ],
 )
 def test_what_two_runs_have_in_common(change, rounds):
-    assert shared(recipe(), recipe("digits-high-res-only", **change)) == rounds
-    assert shared(recipe(), recipe(**change)) == (7 if rounds else 0)
+    own, other, same = map(recipes.table, (recipe(), recipe("digits-high-res-only", **change), recipe(**change)))
+    assert shared(own, other) == rounds
+    assert shared(own, same) == (7 if rounds else 0)
 
 
 def test_what_is_no_beginning_is_refused_and_nothing_is_made(donor, tmp_path):

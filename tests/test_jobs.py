@@ -110,15 +110,6 @@ def test_a_run_that_is_being_written_is_refused(recipe: Recipe, folder: Path) ->
         jobs.look(recipe, folder)
 
 
-def test_shared_rounds_are_those_of_equal_first_phases(recipe: Recipe) -> None:
-    today = recipes.load("digits-high-res-only", overrides={"phase.0.rounds": 2})
-    assert jobs.shared_rounds(recipe, recipe) == 5
-    assert jobs.shared_rounds(recipe, other(recipe, phase__1__lr=0.1)) == 2
-    assert jobs.shared_rounds(recipe, today) == 2
-    for values in ({"seed": 1}, {"data__high_resource": 0.5}, {"run__micro_batch": 8}, {"phase__0__lr": 1.0}):
-        assert jobs.shared_rounds(recipe, other(recipe, **values)) == 0
-
-
 def test_each_run_comes_after_the_one_that_shares_most(recipe: Recipe, tmp_path: Path) -> None:
     longer = other(recipe, phase__0__lr=0.2)
     made = [

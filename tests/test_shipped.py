@@ -13,13 +13,15 @@ PAPER = [name for name in recipes.shipped() if name.startswith("paper/")]
 
 
 def short(name, cifar10=None, **more):
-    """A recipe with one round in each phase, and a head's own number of them."""
+    """A recipe with one round in each phase (a head's own number of them), and few local steps."""
     overrides = more
     for index, phase in enumerate(recipes.load(name).phase):
         if phase.kind != "head":
             overrides[f"phase.{index}.rounds"] = 1
         if getattr(phase, "average_last", None) is not None:
             overrides[f"phase.{index}.average-last"] = 1
+        if getattr(phase, "local_steps", 1) > 5:
+            overrides[f"phase.{index}.local-steps"] = 5
     if cifar10 is not None:
         overrides["data.path"] = str(cifar10)
     return recipes.load(name, overrides=overrides)
@@ -35,7 +37,7 @@ def test_the_digits_recipes_run(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_small_cifar10_recipes_run(name, cifar10):
-    recipe = short(name, cifar10, **{"data.take": 500})
+    recipe = short(name, cifar10, **{"data.take": 500, "data.clients": 10})
     trained = zowarmup.run(recipe, data=few(recipe))
     assert trained.summary["status"] == "finished"
     assert trained.summary["parameters"] == 24346

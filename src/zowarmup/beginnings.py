@@ -7,9 +7,7 @@ metrics; the links of the chain are made anew, as a chain begins with the whole 
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
-from typing import Any
 
 from zowarmup import chain, recipes
 from zowarmup.chain import unlike
@@ -22,22 +20,6 @@ from zowarmup.rundir import RunDirectory
 from zowarmup.snapshots import Snapshots
 
 
-def shared(recipe: Recipe, other: Recipe) -> int:
-    """How many rounds two runs have in common: those of the first phases that are the same, whole phases only.
-
-    >>> digits = recipes.load("digits")
-    >>> shared(digits, recipes.load("digits-high-res-only")), shared(digits, recipes.load("digits", {"seed": 1}))
-    (50, 0)
-    """
-    a, b = (tomllib.loads(recipes.to_toml(each)) for each in (recipe, other))
-    rounds = 0
-    for count in range(1, min(len(recipe.phase), len(other.phase)) + 1):
-        if recipe.phase[count - 1].rounds != other.phase[count - 1].rounds or _cut(a, count) != _cut(b, count):
-            break
-        rounds += recipe.phase[count - 1].rounds
-    return rounds
-
-
 def check(recipe: Recipe, folder: Path) -> int:
     """How many rounds of the run in ``folder`` a run of ``recipe`` can begin with.
 
@@ -47,11 +29,10 @@ def check(recipe: Recipe, folder: Path) -> int:
     """
     with Ledger.open(folder) as ledger:
         other = recipes.parse(ledger.head.recipe, name=str(ledger.path))
-        found = _within(recipe, shared(recipe, other), ledger.last)
-        if found:
+        a, b = recipes.table(recipe), recipes.table(other)
+        if found := _within(recipe, chain.shared(a, b), ledger.last):
             return found
-        a, b = (tomllib.loads(recipes.to_toml(each)) for each in (recipe, other))
-        keys = ", ".join(key for key, _ in unlike(*(json.loads(_cut(each, 1)) for each in (a, b))))
+        keys = ", ".join(key for key, _ in unlike(*(json.loads(chain.beginning(each, 1)) for each in (a, b))))
         what = f"{keys} differ" if keys else f"it has {max(ledger.last, 0)} of the first phase's rounds"
         raise UsageError(
             f"{folder}: its rounds are no beginning of {recipe.name}: {what}",
@@ -93,7 +74,3 @@ def _within(recipe: Recipe, rounds: int, last: int) -> int:
     """The last end of a phase that is neither behind ``rounds`` nor behind ``last``."""
     ends = (first + phase.rounds - 1 for phase, first in zip(recipe.phase, recipe.first_rounds, strict=True))
     return max((end for end in ends if end <= min(rounds, last)), default=0)
-
-
-def _cut(recipe: dict[str, Any], phases: int) -> bytes:
-    return chain.identity(recipe | {"phase": recipe["phase"][:phases]})

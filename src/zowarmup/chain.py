@@ -48,6 +48,31 @@ def _fixed(table: Mapping[str, Any], rounds: int) -> dict[str, Any]:
     return kept | ({"schedule-rounds": horizon} if kept.get("schedule") == "cosine" else {})
 
 
+def shared(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
+    """How many rounds two runs have in common, bit by bit: those of their first phases, as long as these are the same.
+
+    Args:
+        a: resolved recipe of one, as for :func:`identity`.
+        b: of the other.
+
+    >>> first, second = {"kind": "zeroth-order", "rounds": 3}, {"kind": "zeroth-order", "rounds": 4}
+    >>> shared({"seed": 0, "phase": [first, first, second]}, {"seed": 0, "phase": [first, first]})
+    6
+    """
+    rounds = 0
+    for count, pair in enumerate(zip(a["phase"], b["phase"], strict=False), 1):
+        lengths = {phase["rounds"] for phase in pair}
+        if len(lengths) > 1 or beginning(a, count) != beginning(b, count):
+            break
+        rounds += lengths.pop()
+    return rounds
+
+
+def beginning(recipe: Mapping[str, Any], phases: int) -> bytes:
+    """The identity of a run's first phases."""
+    return identity({**recipe, "phase": recipe["phase"][:phases]})
+
+
 def genesis(identity: bytes, table: bytes, data: bytes) -> bytes:
     """What the link of round 0 follows from.
 

@@ -2,7 +2,7 @@
 
 out/<method>/<split>/seed-<n>/                 a run directory each; no <split> where there are none
 out/tune/<method>/<split>/<values>/seed-<n>/   runs made to choose settings
-out/compare.html .csv .md                      the finished runs, mean and standard deviation over seeds
+out/compare.html .csv .md, out/runs.csv        the finished runs, mean and standard deviation over seeds; one by one
 out/compare.json                               which runs belong to it: see manifest.py
 
 What is finished is kept: the same call again, with more seeds or methods, runs what is missing.
@@ -26,7 +26,7 @@ from zowarmup.recipe import Recipe
 from zowarmup.survey import Looking, Run, Survey, What, choice, ordered, survey, trial
 from zowarmup.workers import Step, work
 
-TABLE_CSV, TABLE_MARKDOWN = "compare.csv", "compare.md"
+TABLE_CSV, RUNS_CSV, TABLE_MARKDOWN = "compare.csv", "runs.csv", "compare.md"
 
 OnProgress = Callable[[Step], None]
 
@@ -118,7 +118,7 @@ def read(out: str | Path) -> Comparison:
         OutputError: not a comparison's directory, or a run of it is gone or damaged.
     """
     comparison = manifest.read(Path(out))
-    return replace(comparison, rows=tuple(_rows(comparison)))
+    return replace(comparison, rows=tuple(report.table(_grid(comparison)) if comparison.finished else ()))
 
 
 def write_page(comparison: Comparison) -> None:
@@ -127,14 +127,16 @@ def write_page(comparison: Comparison) -> None:
     Raises:
         DiskError: they could not be written.
     """
-    disk, csv, markdown = Disk(), comparison.out / TABLE_CSV, comparison.out / TABLE_MARKDOWN
-    if not comparison.runs:
-        for path in (csv, markdown, comparison.page):
+    disk, tables = Disk(), {name: comparison.out / name for name in (TABLE_CSV, RUNS_CSV, TABLE_MARKDOWN)}
+    if not comparison.finished:
+        for path in (*tables.values(), comparison.page):
             disk.unlink(path)
         return
-    disk.write(csv, report.csv(comparison.rows).encode())
-    disk.write(markdown, report.markdown(comparison.rows).encode())
-    report.compare(comparison.runs, comparison.page)
+    grid = _grid(comparison)
+    disk.write(tables[TABLE_CSV], report.csv(comparison.rows).encode())
+    disk.write(tables[RUNS_CSV], report.runs_csv(grid, root=comparison.out).encode())
+    disk.write(tables[TABLE_MARKDOWN], report.markdown(comparison.rows).encode())
+    report.compare(grid, comparison.page, title=comparison.name or None, trials=comparison.trials)
 
 
 class _State:
@@ -182,7 +184,7 @@ class _State:
                 if split in cell.shown:
                     jobs = [run.job for run in self._runs if run.cell is cell]
                     runs = tuple(job.out for job in jobs if job in self._done)
-                    cells.append(manifest.Cell(cell.method, split, runs, choices[cell.label]))
+                    cells.append(report.Cell(cell.method, split, runs, choices[cell.label]))
         return Comparison(
             out=self._planned.out,
             name=grid.name,
@@ -210,12 +212,5 @@ class _State:
         return [job for job in jobs if job not in self._done]
 
 
-def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """The table, split by split, each with its baseline first."""
-    for split in dict.fromkeys(cell.split for cell in comparison.cells):
-        cells = [cell for cell in comparison.cells if cell.split == split and cell.runs]
-        cells.sort(key=lambda cell: cell.method != comparison.baseline)
-        for row in report.table({cell.label: cell.runs for cell in cells}) if cells else ():
-            if cells[0].method != comparison.baseline:  # nothing to compare with
-                row |= {key: None for key in row if key.endswith("_difference")}
-            yield row
+def _grid(comparison: Comparison) -> report.Grid:
+    return report.load_grid(comparison.finished, baseline=comparison.baseline)

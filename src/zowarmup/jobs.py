@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import msgspec
 
 from zowarmup import chain, recipes, writers
 from zowarmup.errors import LedgerError, OutputError, RecipeError
@@ -103,25 +100,16 @@ def in_order(jobs: Sequence[Job], before: Sequence[Job] = ()) -> list[Job]:
         before: jobs done earlier.
     """
     placed = list(before)
+    tables = {job: recipes.table(job.recipe) for job in before}
     for job in jobs:
-        shared = {other: shared_rounds(other.recipe, job.recipe) for other in placed if job.start != "resume"}
+        table = recipes.table(job.recipe)
+        shared = {other: chain.shared(tables[other], table) for other in placed if job.start != "resume"}
         first = max(shared, key=lambda other: shared[other], default=None)
         if first is not None and shared[first]:
             job = replace(job, after=first, shares=shared[first])
         placed.append(job)
+        tables[job] = table
     return placed[len(before) :]
-
-
-def shared_rounds(a: Recipe, b: Recipe) -> int:
-    """How many rounds two runs have in common, by whole phases."""
-    if (a.seed, a.data, a.model, a.run) != (b.seed, b.data, b.model, b.run):
-        return 0
-    rounds = 0
-    for left, right in zip(a.phase, b.phase, strict=False):
-        if left != right:
-            break
-        rounds += left.rounds
-    return rounds
 
 
 def _found(ledger: Ledger, recipe: Recipe, folder: Path, aside: Set[str]) -> Found:
@@ -147,7 +135,7 @@ def _differ(ledger: Ledger, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
         recorded = recipes.parse(ledger.head.recipe, name=str(ledger.path))  # keys that came later get their defaults
     except RecipeError as error:
         return {"recipe": (error.message, "one that this version reads")}
-    identities = [chain.identity(_table(each)) for each in (recorded, recipe)]
+    identities = [chain.identity(recipes.table(each)) for each in (recorded, recipe)]
     differ = dict(chain.unlike(*map(json.loads, identities)))
     rounds = recorded.phase[-1].rounds, recipe.phase[-1].rounds  # no part of the identity: a run may be extended
     if not differ and rounds[0] != rounds[1]:
@@ -163,12 +151,8 @@ def _difference(key: str, differ: Mapping[str, tuple[Any, Any]]) -> str:
 
 def _changes(ledger: Ledger, recipe: Recipe) -> dict[str, Any]:
     recorded = recipes.parse(ledger.head.recipe)
-    pairs = chain.unlike(_table(recorded), _table(recipe))
+    pairs = chain.unlike(recipes.table(recorded), recipes.table(recipe))
     return {key: here for key, (_, here) in pairs if key not in _ALWAYS_ANOTHER and here is not None}
-
-
-def _table(recipe: Recipe) -> dict[str, Any]:
-    return tomllib.loads(recipes.to_toml(msgspec.structs.replace(recipe, versions={})))
 
 
 def _complete(folder: Path) -> bool:

@@ -11,53 +11,10 @@ import msgspec
 
 from zowarmup.disk import Disk
 from zowarmup.errors import OutputError
-from zowarmup.grid import label
+from zowarmup.report import Cell, Trial
 
 NAME = "compare.json"
 FORMAT = 2
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The finished runs of one method at one split.
-
-    Args:
-        method: its label.
-        split: its label; ``""`` where there are none.
-        runs: run directories, in the order of the seeds; a method that is run once has the same ones at every split.
-        choice: what tuning chose, by recipe key; empty where nothing was tuned, or nothing is chosen yet.
-    """
-
-    method: str
-    split: str
-    runs: tuple[Path, ...]
-    choice: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """What people call it."""
-        return label(self.method, self.split)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A run that was made to choose settings.
-
-    Args:
-        method: its label.
-        split: its label.
-        values: what was tried, by recipe key.
-        seed: of the run.
-        score: accuracy on the clients' validation shares at the end; None where the run has not finished.
-        folder: the run directory.
-    """
-
-    method: str
-    split: str
-    values: Mapping[str, Any]
-    seed: int
-    score: float | None
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -88,9 +45,9 @@ class Comparison:
         return self.out / "compare.html"
 
     @property
-    def runs(self) -> dict[str, tuple[Path, ...]]:
-        """Label -> directories of finished runs, for every cell that has some."""
-        return {cell.label: cell.runs for cell in self.cells if cell.runs}
+    def finished(self) -> tuple[Cell, ...]:
+        """The cells of which a run has finished."""
+        return tuple(cell for cell in self.cells if cell.runs)
 
 
 def write(comparison: Comparison) -> None:
@@ -116,7 +73,7 @@ def write(comparison: Comparison) -> None:
                 values=dict(trial.values),
                 seed=trial.seed,
                 validation_accuracy=trial.score,
-                folder=trial.folder.relative_to(out).as_posix(),
+                folder="" if trial.folder is None else trial.folder.relative_to(out).as_posix(),
             )
             for trial in comparison.trials
         ],

@@ -13,8 +13,8 @@ from zowarmup import grid, manifest, suites, tuning
 from zowarmup.errors import UsageError, ZOWarmUpWarning
 from zowarmup.grid import Cell, Grid
 from zowarmup.jobs import Job, in_order, look
-from zowarmup.manifest import Trial
 from zowarmup.recipe import Recipe
+from zowarmup.report import Trial
 from zowarmup.rundir import check
 from zowarmup.suite import Suite, Tune
 

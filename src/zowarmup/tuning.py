@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zowarmup.errors import UsageError
-from zowarmup.manifest import Trial
-from zowarmup.report import load_run
+from zowarmup.report import Trial, load_run
 
 
 def values_of(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:

@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import msgspec
@@ -24,6 +25,7 @@ import msgspec
 from zowarmup import recipes
 from zowarmup.errors import ZOWarmUpError
 from zowarmup.jobs import Job
+from zowarmup.recipe import Recipe
 
 _PATIENCE_SECONDS = 20.0  # what a stopped worker has for writing its summary and report
 _EVERY_SECONDS = 0.2  # between two steps of a run that are told
@@ -132,6 +134,7 @@ def _hand(connection: Connection, job: Job, device: str) -> None:
         "device": device,
         "start": job.start,
         "changes": job.changes,
+        "beginning": None if job.after is None else str(job.after.out),
     }
     with contextlib.suppress(OSError):  # a worker that is gone is noticed when its news is awaited
         connection.send_bytes(msgspec.json.encode(order))
@@ -193,6 +196,17 @@ def _raise_once(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _beginning(recipe: Recipe, folder: str | None) -> str | None:
+    """The run whose rounds are taken over; None where it has none after all, as it failed early."""
+    from zowarmup.beginnings import check
+
+    if folder is not None:
+        with contextlib.suppress(ZOWarmUpError):
+            check(recipe, Path(folder))
+            return folder
+    return None
+
+
 def _do(order: Mapping[str, Any], connection: Connection) -> dict[str, Any]:
     from zowarmup.loop import resume, run  # heavy: after the signals are set
 
@@ -214,7 +228,9 @@ def _do(order: Mapping[str, Any], connection: Connection) -> dict[str, Any]:
         if order["start"] == "resume":
             trained = resume(order["out"], overrides=order["changes"], **where)
         else:
-            trained = run(recipes.parse(order["recipe"]), out=order["out"], force=force, **where)
+            recipe = recipes.parse(order["recipe"])
+            beginning = _beginning(recipe, order["beginning"])
+            trained = run(recipe, out=order["out"], force=force, beginning=beginning, **where)
     except ZOWarmUpError as error:
         return {"state": "failed", "error": str(error)}
     except Exception as error:

@@ -91,7 +91,7 @@ def report(
         from zowarmup import comparison as comparing
 
         comparison = comparing.read(directory)
-        if not comparison.runs:
+        if not comparison.finished:
             raise UsageError(f"{directory}: no run of this comparison finished")
         comparing.write_page(comparison)
         path = comparison.page

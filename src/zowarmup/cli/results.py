@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from zowarmup import grid
 from zowarmup.cli import consoles
 from zowarmup.cli.reading import reading
-from zowarmup.grid import in_words
 from zowarmup.report import words
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
     if as_json:
         consoles.print_json(_described(comparison))
         return
-    if not comparison.runs:
+    if not comparison.finished:
         return
     console = consoles.out()
     for split in dict.fromkeys(cell.split for cell in comparison.cells):
@@ -84,7 +84,7 @@ def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
         console.print(_comparison_table(comparison, split, narrow=console.width < _NARROW))
         console.print()
     seeds = words.plural(max(row["n"] for row in comparison.rows), "seed")
-    more = f"; ±: points over {comparison.baseline}, seed by seed" if len(comparison.runs) > 1 else ""
+    more = f"; ±: points over {comparison.baseline}, seed by seed" if len(comparison.finished) > 1 else ""
     console.print(Text(f"mean (sd) of {seeds}{more}", style="dim"))
     console.print()
     for text in (*reading(comparison), *_choices(comparison)):
@@ -115,7 +115,7 @@ def _choices(comparison: Comparison) -> Iterator[str]:
         return
     yield ""
     for cell in chosen:
-        yield f"{cell.label}: {in_words(cell.choice)}"
+        yield f"{grid.label(cell.method, cell.split)}: {grid.in_words(cell.choice)}"
     trials, seeds = comparison.trials, sorted({trial.seed for trial in comparison.trials})
     where = "seed" if len(seeds) == 1 else "seeds"
     text = f"chosen by accuracy on validation shares, from {words.plural(len(trials), 'trial')}"
@@ -127,14 +127,13 @@ def _comparison_table(comparison: Comparison, split: str, *, narrow: bool) -> Ta
     table.add_column("", overflow="fold")
     for heading in ("accuracy %", "±", "low-held %", "±", "worst %", "low tier\nsent", *(() if narrow else ("time",))):
         table.add_column(heading, justify="right", no_wrap=True)
-    methods = {cell.label: cell.method for cell in comparison.cells if cell.split == split}
     for row in comparison.rows:
-        if (method := methods.get(row["label"])) is None:
+        if row["split"] != split:
             continue
-        first = method == comparison.baseline
+        first = row["label"] == comparison.baseline
         accuracy, held = (words.points(row[f"{key}_difference"]) for key in ("accuracy", "low_held_accuracy"))
         table.add_row(
-            Text(method, style="bold" if first else ""),
+            Text(str(row["label"]), style="bold" if first else ""),
             _share(row, "accuracy"),
             "" if first else _signed(accuracy),
             _share(row, "low_held_accuracy"),

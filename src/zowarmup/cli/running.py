@@ -173,7 +173,7 @@ def compare(
             comparison, code = comparing.read(planned.out), INTERRUPTED
     results.show_comparison(comparison, as_json=as_json)
     if code == INTERRUPTED:
-        finished = "what is finished is in" if comparison.runs else "no run had finished; what there is, is in"
+        finished = "what is finished is in" if comparison.finished else "no run had finished; what there is, is in"
         consoles.complain("interrupted", note=f"{finished} {planned.out}; the same command goes on")
     for name, error in comparison.failed.items():
         consoles.complain(f"{name}: {error}")

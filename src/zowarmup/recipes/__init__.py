@@ -89,6 +89,11 @@ def to_toml(recipe: Recipe) -> str:
     return tomli_w.dumps(_without_none(msgspec.to_builtins(recipe)))
 
 
+def table(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as TOML's tables and values, with every default; without the versions that a run wrote into it."""
+    return tomllib.loads(to_toml(msgspec.structs.replace(recipe, versions={})))
+
+
 def load(recipe: str | Path, *, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Recipe:
     """A recipe from a TOML file, or a shipped one by its name.
 
