@@ -644,8 +644,8 @@ def test_an_independent_reader_gets_the_chain_and_the_final_weights(run):
     assert blake2b(tree(weights.tobytes())) == digest
 
     for round in range(pivot + 1, len(rows)):
-        kind, number, phase, _, _, seed, (dtype, (count,), integers), exponent, _ = entries[round]
-        assert (kind, number, phase, dtype) == ("update", round, 1, "<i4")
+        kind, number, phase, _, _, seed, (dtype, (count,), integers), exponent, _, frozen = entries[round]
+        assert (kind, number, phase, dtype, frozen) == ("update", round, 1, "<i4", b"")
         coefficients = np.frombuffer(integers, "<i4")
         assert len(coefficients) == count
         for start, size, base in segments:

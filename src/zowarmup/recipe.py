@@ -273,7 +273,7 @@ class _OwnSchedule(_AnyPhase):
         return settings.lr_over(index, settings.rounds)
 
 
-class Training(_Scheduled, frozen=True, kw_only=True):
+class _LocalSGD(_Scheduled, frozen=True, kw_only=True):
     """Keys that every phase has in which clients train."""
 
     batch: Count | Literal["all"] = 64
@@ -290,7 +290,7 @@ class Training(_Scheduled, frozen=True, kw_only=True):
     """Arithmetic of matrix products: `tf32` matters on CUDA alone, `bf16` is autocast. Weights stay fp32."""
 
 
-class _ServedTraining(Training, frozen=True, kw_only=True):
+class _Training(_LocalSGD, frozen=True, kw_only=True):
     """Keys of local SGD, and of what the server makes of it."""
 
     server: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
@@ -313,7 +313,7 @@ class _ServedTraining(Training, frozen=True, kw_only=True):
             raise ValueError('`server-lr` is required with server = "fedadam"')
 
 
-class FirstOrder(_OwnSchedule, _ServedTraining, tag="first-order", tag_field="kind", frozen=True, kw_only=True):
+class FirstOrder(_OwnSchedule, _Training, tag="first-order", tag_field="kind", frozen=True, kw_only=True):
     """Local SGD on each client of the cohort, averaged by the server; needs backprop and sends whole models."""
 
     rounds: Count
@@ -423,7 +423,7 @@ class Mixed(_Phase, tag="mixed", tag_field="kind", frozen=True, kw_only=True):
     hi+lo. Each part's step counts by its share of the participants' samples; `lr` in metrics is that of `high`. Needs
     clients of both tiers; the cohort is sampled from all of them."""
 
-    high: _ServedTraining
+    high: _Training
     """What high-resource clients do: the keys of `kind = "first-order"`, as `[phase.high]`, without those above and
     without `average-last`."""
     low: _Probing
@@ -517,7 +517,7 @@ class Statistics(_Phase, tag="statistics", tag_field="kind", frozen=True, kw_onl
     """Clients with fewer training samples are not asked: sums over few samples say much about each."""
 
 
-class SubNetwork(_OwnSchedule, Training, tag="sub-network", tag_field="kind", frozen=True, kw_only=True):
+class SubNetwork(_OwnSchedule, _LocalSGD, tag="sub-network", tag_field="kind", frozen=True, kw_only=True):
     """Local SGD on as much of the network as a client's tier can hold (HeteroFL, Diao et al. 2021, arXiv:2010.01264):
     high-resource clients train all of it, low-resource ones the leading channels of every hidden layer. Each weight
     becomes the mean over the clients that hold it. BatchNorm normalises with the batch's own statistics, and running

@@ -19,7 +19,7 @@ from zowarmup.head import HeadLayer
 from zowarmup.phases.base import Blobs, Client, Closed, Passes, Scope, screen
 from zowarmup.phases.first_order import FirstOrderPhase
 from zowarmup.protocol import Array, Part, PartRequest, Replacement, Report, Request, bits, members
-from zowarmup.recipe import FirstOrder, SubNetwork, Training
+from zowarmup.recipe import FirstOrder, SubNetwork
 from zowarmup.state import State
 from zowarmup.subnetwork import Cut, Masked, Narrow, held, static_statistics
 
@@ -152,7 +152,8 @@ class SubNetworkPhase:
 
 def _local(settings: SubNetwork) -> FirstOrder:
     """What each client does, as a first-order phase says it."""
-    return FirstOrder(**{name: getattr(settings, name) for name in Training.__struct_fields__})
+    shared = set(FirstOrder.__struct_fields__) & set(SubNetwork.__struct_fields__)
+    return FirstOrder(**{name: getattr(settings, name) for name in shared})
 
 
 def _array(buffer: Tensor) -> Array:
