@@ -17,6 +17,7 @@ from zowarmup import manifest, recipes, report
 from zowarmup.cli.reading import reading
 from zowarmup.errors import DiskError, LedgerError, OutputError, UsageError, ZOWarmUpError, ZOWarmUpWarning
 from zowarmup.jobs import Job
+from zowarmup.ledger import Ledger
 from zowarmup.recipe import Recipe
 from zowarmup.suites import parse
 from zowarmup.survey import survey
@@ -39,7 +40,7 @@ class Task:
 def short() -> list[Recipe]:
     """Two methods on the digits, a few rounds each."""
     ours = recipes.load("digits", overrides={"phase.0.rounds": 2, "phase.1.rounds": 3})
-    return [ours, recipes.load("digits-high-res-only", overrides={"name": "group/today", "phase.0.rounds": 3})]
+    return [ours, recipes.load("digits-high-res-only", overrides={"name": "group/today", "phase.0.rounds": 2})]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,15 @@ def test_a_worker_gives_the_bits_that_this_process_gives(made, short) -> None:
     comparison, _ = made
     here = zowarmup.run(short[0], seed=3, device="cpu").summary["state_digest"]
     assert zowarmup.load(comparison.runs["digits"][0]).summary["state_digest"] == here
+
+
+def test_the_rounds_that_two_methods_share_are_run_once(made) -> None:
+    comparison, _ = made
+    for own, taken_over in zip(comparison.runs["digits"], comparison.runs["group/today"], strict=True):
+        with Ledger.open(own) as one, Ledger.open(taken_over) as other:
+            assert [session["first_round"] for session in one.sessions()] == [0]
+            assert [session["first_round"] for session in other.sessions()] == [0, 3]
+            assert one.row(2).entry == other.row(2).entry
 
 
 def test_the_table_is_the_reports(made) -> None:
@@ -286,7 +296,7 @@ def without_workers(patch: pytest.MonkeyPatch) -> list[Job]:
                 yield Step(job, "finished")
 
     patch.setattr(report, "render", lambda run: "")
-    patch.setattr(report, "compare", lambda runs, out: Path(out).write_text(""))
+    patch.setattr(report, "compare", lambda runs, out, **more: Path(out).write_text(""))
     patch.setattr(comparing, "work", work)
     return begun
 
@@ -335,10 +345,10 @@ def test_a_suite_runs_every_method_at_every_split(tuned) -> None:
 
 def test_differences_are_to_the_baseline_of_the_same_split(tuned) -> None:
     comparison, _ = tuned
-    labels = [row["label"] for row in comparison.rows]
-    assert labels == ["today 10/90", "zo 10/90", "today 30/70", "zo 30/70"]
+    labels = [(row["split"], row["label"]) for row in comparison.rows]
+    assert labels == [("10/90", "zo"), ("10/90", "today"), ("30/70", "zo"), ("30/70", "today")]
     alone = report.table({"today": comparison.cells[1].runs, "zo": comparison.cells[0].runs})
-    assert comparison.rows[1]["accuracy_difference"] == alone[1]["accuracy_difference"]
+    assert comparison.rows[0]["accuracy_difference"] == alone[1]["accuracy_difference"]
     assert [text[:20] for text in reading(comparison)] == ["10/90: today reaches", "30/70: today reaches"]
 
 
@@ -488,7 +498,7 @@ def test_an_oracle_runs_once_and_is_shown_at_every_split(here, tmp_path: Path) -
     comparison = zowarmup.compare(parse(text), [0], tmp_path / "x", overrides={"phase.1.rounds": 1})
     shown = [cell.runs for cell in comparison.cells if cell.method == "oracle"]
     assert shown == [(tmp_path / "x" / "oracle" / "10-90" / "seed-0",)] * 2
-    assert [row["label"] for row in comparison.rows if "oracle" in row["label"]] == ["oracle 10/90", "oracle 30/70"]
+    assert [row["split"] for row in comparison.rows if row["label"] == "oracle"] == ["10/90", "30/70"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import msgspec
 
 from zowarmup.disk import Disk
 from zowarmup.errors import OutputError
+from zowarmup.grid import label
 from zowarmup.report import Cell, Trial
 
 NAME = "compare.json"
@@ -48,6 +49,11 @@ class Comparison:
     def finished(self) -> tuple[Cell, ...]:
         """The cells of which a run has finished."""
         return tuple(cell for cell in self.cells if cell.runs)
+
+    @property
+    def runs(self) -> dict[str, tuple[Path, ...]]:
+        """Label -> directories of finished runs, by cell; ``"method split"`` where there are splits."""
+        return {label(cell.method, cell.split): cell.runs for cell in self.finished}
 
 
 def write(comparison: Comparison) -> None:

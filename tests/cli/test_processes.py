@@ -75,7 +75,7 @@ def test_a_stopped_comparison_keeps_what_is_finished(tmp_path: Path) -> None:
     assert "endless" not in out
     assert err.endswith("zowarmup: interrupted\nwhat is finished is in x; the same command goes on\n")
     assert "Traceback" not in err
-    assert list(comparing.read(tmp_path / "x").runs) == ["digits-high-res-only"]
+    assert [cell.method for cell in comparing.read(tmp_path / "x").finished] == ["digits-high-res-only"]
     assert (tmp_path / "x" / "compare.html").is_file()
     assert zowarmup.load(endless).summary["status"] == "interrupted"
 

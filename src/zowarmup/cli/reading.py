@@ -22,7 +22,7 @@ def reading(comparison: Comparison) -> Iterator[str]:
     from zowarmup.report.grid import load_grid
     from zowarmup.report.tables import by_seed
 
-    for split in load_grid(comparison.cells, baseline=comparison.baseline).splits:
+    for split in load_grid(comparison.finished, baseline=comparison.baseline).splits:
         if comparison.baseline not in split.groups:
             continue
         first = {comparison.baseline: split.groups[comparison.baseline]}
