@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,92 @@ def test_the_papers_pivots_have_500_rounds_each() -> None:
     found = grid.of_suite(suites.load("paper/pivot"), folder=Path())
     assert {cell.recipe.rounds for cell in found.cells} == {500}
     assert len({cell.recipe.phase for cell in found.cells}) == 12
+
+
+# Methods that are more than a shipped recipe at another split or with another number.
+OTHERS = {
+    "paper/table2": ["zowarmup-fedkseed"],
+    "paper/vit": ["zowarmup"],
+    "paper/fedadam": ["zowarmup"],
+    "paper/hi-lo": ["hi-lo"],
+    "paper/local-steps": ["steps-2"],
+    "paper/heads": ["head", "head-high", "prior", "statistics", "head-zo"],
+    "paper/exact-slopes": ["exact-3", "exact-high", "exact-1000"],
+    "paper/imagenet32": ["high-res-only", "heterofl", "zowarmup"],
+}
+EVERY = [
+    pytest.param(name, method.name, marks=[] if method.name in OTHERS.get(name, ()) else pytest.mark.slow)
+    for name in suites.shipped()
+    if name.startswith("paper/")
+    for method in suites.load(name).method
+]
+
+
+@pytest.mark.parametrize(("name", "method"), EVERY)
+def test_the_papers_methods_run_a_round_of_each_phase(name: str, method: str, images: zowarmup.Dataset) -> None:
+    """At their last split, with two clients a round, and nets of an eighth of the width or less."""
+    *_, cell = [cell for cell in grid.of_suite(suites.load(name), folder=Path()).cells if cell.method == method]
+    values: dict[str, object] = {"model.args.width": 8}
+    if cell.recipe.model.net == "vit":
+        values = {"model.args": {"width": 16, "depth": 1, "heads": 2}}
+    elif cell.recipe.model.args["norm"] == "group":
+        values["model.args.groups"] = 4
+    for index, phase in enumerate(cell.recipe.phase):
+        values[f"phase.{index}.cohort"] = 2
+        if phase.kind != "head":
+            values[f"phase.{index}.rounds"] = 1
+        if getattr(phase, "local_steps", 1) > 6:
+            values[f"phase.{index}.local-steps"] = 6
+    if name == "paper/imagenet32":
+        labels = np.random.default_rng(0).permutation(1000)
+        images = zowarmup.from_arrays((images.train.x, labels[:150]), (images.test.x, labels[-100:]), classes=1000)
+    trained = zowarmup.run(cell.filled(0, values), data=images)
+    assert trained.summary["status"] == "finished"
+    assert trained.summary["refused"] == 0
+    assert np.isfinite(trained.metrics[-1]["loss"])
+    assert trained.metrics[-1]["loss"] != trained.metrics[0]["loss"]
+
+
+@pytest.fixture(scope="module")
+def images(cifar10: Path) -> zowarmup.Dataset:
+    """150 images to train on, three a client, and 100 to test on: decoding takes longer than the rounds."""
+    values = {"data.take": 150, "data.path": str(cifar10)}
+    dataset = load(recipes.load("paper/cifar10-resnet18-10-90", overrides=values).data, seed=0)
+    return zowarmup.Dataset(
+        train=dataset.train,
+        test=dataset.test.rows(np.arange(100)),
+        classes=dataset.classes,
+        class_names=dataset.class_names,
+    )
+
+
+def test_imagenet32_is_read_from_files_by_the_types_of_their_columns(tmp_path: Path) -> None:
+    """Two images and the last label say how many classes there are; a folder with `train` and `val` will do."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    encoded = io.BytesIO()
+    Image.new("RGB", (32, 32), (255, 0, 0)).save(encoded, format="PNG")
+    for kind in ("train", "val"):
+        rows = {"image": [{"bytes": encoded.getvalue(), "path": None}] * 2, "label": [0, 999]}
+        pq.write_table(pa.table(rows), tmp_path / f"{kind}-00000-of-00001.parquet")
+    found = grid.of_suite(suites.load("paper/imagenet32"), folder=Path(), overrides={"data.path": str(tmp_path)})
+    assert {cell.recipe.data.path for cell in found.cells} == {str(tmp_path)}
+    dataset = load(found.cells[0].recipe.data, seed=0)
+    assert (dataset.classes, dataset.train.x.shape, len(dataset.test.y)) == (1000, (2, 3, 32, 32), 2)
+
+
+def test_tiers_of_the_papers_suites_are_those_of_their_splits() -> None:
+    """And no cohort is larger than its tier, wherever the two come from."""
+    for name in suites.shipped():
+        for cell in grid.of_suite(suites.load(name), folder=Path()).cells if name.startswith("paper/") else ():
+            share = int((cell.split or "10/90").split("/")[0]) / 100
+            assert cell.recipe.data.high_resource == share
+            for phase in cell.recipe.phase:
+                members = round(50 * share) if phase.tier == "high" else 50
+                assert phase.cohort == "all" or phase.cohort <= members
+                assert phase.tier != "high" or members <= 10 or phase.cohort != "all" or phase.kind == "head"
 
 
 @pytest.mark.parametrize("method", ["high-res-only", "zowarmup-head"])
