@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from zowarmup.errors import RecipeError, SuiteError, UsageError
 from zowarmup.recipe import ZerothOrder
 from zowarmup.survey import survey
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TOP = 'name = "try"\nseeds = [0, 1]\n'
 DIGITS = '[[method]]\nname = "zo"\nrecipe = "digits"\n'
 TODAY = '[[method]]\nname = "today"\nrecipe = "digits-high-res-only"\n'
@@ -185,6 +187,31 @@ def test_tiers_of_the_papers_suites_are_those_of_their_splits() -> None:
                 members = round(50 * share) if phase.tier == "high" else 50
                 assert phase.cohort == "all" or phase.cohort <= members
                 assert phase.tier != "high" or members <= 10 or phase.cohort != "all" or phase.kind == "head"
+
+
+def test_what_a_gpu_runs_is_table_2_and_its_trial_is_the_same_at_a_small_scale(tmp_path: Path) -> None:
+    """One warm-up serves the three methods, and no zeroth-order phase has a precision but fp32."""
+    full, trial = (
+        survey(BENCHMARKS / f"{name}.toml", out=tmp_path / name) for name in ("gpu_table2", "gpu_table2_trial")
+    )
+    shipped = [f"paper/cifar10-resnet18-10-90{method}" for method in ("-high-res-only", "", "-zowarmup-head")]
+    for run, small, name in zip(full.runs, trial.runs, shipped, strict=True):
+        assert run.cell.method == small.cell.method == recipes.load(name).method
+        assert [phase.rounds for phase in run.job.recipe.phase] == [phase.rounds for phase in recipes.load(name).phase]
+        assert {phase.rounds for phase in small.job.recipe.phase} == {2}
+        assert run.job.recipe.data.path == small.job.recipe.data.path == "data/cifar10"
+        for phase, other in zip(run.job.recipe.phase, small.job.recipe.phase, strict=True):
+            assert phase.kind == other.kind
+            assert getattr(phase, "precision", None) == ("tf32" if phase.kind == "first-order" else None)
+    assert [run.job.shares for run in full.runs] == [0, 200, 200]
+    assert [run.job.shares for run in trial.runs] == [0, 2, 2]
+
+
+def test_the_gpus_script_refuses_what_it_does_not_know() -> None:
+    script = BENCHMARKS / "gpu_table2.sh"
+    ended = subprocess.run(["sh", script, "trail"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "gpu_table2.sh: trail: expected nothing or trial\n"
 
 
 @pytest.mark.parametrize("method", ["high-res-only", "zowarmup-head"])
