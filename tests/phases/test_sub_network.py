@@ -119,7 +119,7 @@ def test_with_whole_networks_unmasked_and_by_samples_it_is_fedavg():
     assert ours[-1].traffic.counts() == theirs[-1].traffic.counts()
 
 
-def scope(members_=(0, 1, 2), low=(1, 2)):
+def scope(members_=(0, 1, 2), high=(0,)):
     model = Model(nn.Linear(4, 3, bias=False))
     made = Scope(
         seed=5,
@@ -130,7 +130,7 @@ def scope(members_=(0, 1, 2), low=(1, 2)):
         table=model.table,
         directions=model.directions,
         micro_batch=64,
-        low=frozenset(low),
+        high=frozenset(high),
     )
     return model, made
 
@@ -141,7 +141,7 @@ def phase(**settings):
     inner = Model(nn.Linear(2, 3, bias=False))
     narrow = Narrow(inner, Cut(model.table, inner.table))
     table = SubNetwork(**{"rounds": 9, "lr": 0.1} | settings)
-    return build(table, made, lambda name: find(model, name, 3), lambda settings: narrow)
+    return build(table, made, lambda name: find(model, name, 3), narrow=lambda settings: narrow)
 
 
 def part(client, weights, classes=(0, 1, 2), **more):
