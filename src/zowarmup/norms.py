@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zowarmup.data import Samples
 from zowarmup.errors import ModelError
 from zowarmup.model import Model
+from zowarmup.perturbed import BatchNormPolicy, evaluating
 
 
 @dataclass(frozen=True)
@@ -81,27 +83,33 @@ def gather(
     samples: Samples,
     indices: NDArray[np.int64],
     micro_batch: int | Literal["all"],
+    policy: BatchNormPolicy = "frozen",
 ) -> list[Moments]:
     """Sums over the inputs of every layer, in float64, from one forward pass of each sample.
 
     A layer that a forward calls several times has all its inputs in one sum; one that is not called has a count of 0.
 
     Args:
-        model: bound to weights and buffers; in evaluation mode while it runs, so that no sample depends on another.
+        model: bound to weights and buffers; in evaluation mode while it runs.
         layers: as :func:`find` gives them.
         samples: the client can read.
         indices: which of them.
         micro_batch: samples in one forward pass.
+        policy: what layers normalise with: ``"frozen"``, the running statistics, so that no sample depends on another;
+            or ``"batch"``, the micro-batch's own.
     """
     totals = [_Total(layer) for layer in layers]
     size = len(indices) if micro_batch == "all" else micro_batch
+    starts = list(range(0, len(indices), size))
+    if policy == "batch" and len(starts) > 1 and len(indices) % size == 1:
+        starts.pop()  # one sample has no variance: it joins the micro-batch before it
     with contextlib.ExitStack() as hooks:
         for total in totals:
             module = model.module.get_submodule(total.layer.name)
             hooks.callback(module.register_forward_pre_hook(total.add).remove)
-        hooks.enter_context(model.evaluation())
-        for start in range(0, len(indices), size):
-            x, _ = samples.batch(indices[start : start + size])
+        hooks.enter_context(evaluating(model.module, policy, model.device))
+        for start, stop in pairwise([*starts, len(indices)]):
+            x, _ = samples.batch(indices[start:stop])
             model.module(x)
     return [total.moments() for total in totals]
 

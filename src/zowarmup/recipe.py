@@ -511,6 +511,10 @@ class Statistics(_Phase, tag="statistics", tag_field="kind", frozen=True, kw_onl
     rounds: Count
     """Clients normalise with the statistics before the round, so in a net of L BatchNorm layers, one behind the other,
     the first is exact after one round, and all of them after L; fewer rounds cost less and come near."""
+    begin: Literal["running", "batch"] = "running"
+    """What clients normalise with in the first round: the `running` statistics; or each micro-batch's own (`batch`),
+    where nobody has gathered any yet, as behind a `sub-network` phase: statistics of 0 and 1 in every layer at once
+    make the next ones swing by orders of magnitude before they settle. The first layer is exact after it either way."""
     tier: Tier = "all"
     """Who takes part."""
     min_samples: Count = 1

@@ -95,6 +95,42 @@ def test_bytes_and_passes_are_those_of_the_sums_and_of_the_plan(short):
     assert planned.downlink_bytes == trained.summary["bytes"]["downlink"]
 
 
+def test_a_first_round_with_batches_is_as_exact_in_the_end_and_swings_less_before_it(short):
+    from_running, from_batches = (
+        short.run(short.recipe(TWO + f'\nbegin = "{begin}"', **NET)) for begin in ("running", "batch")
+    )
+    expected = pooled(from_batches[0], from_batches[1][2].state, "all")
+    one, two = from_batches[1][3].state, from_batches[1][4].state
+    assert close_to(one, "2", *expected["2"]) and not close_to(one, "5", *expected["5"])
+    assert close_to(two, "2", *expected["2"]) and close_to(two, "5", *expected["5"])
+    assert not torch.equal(one.buffers["5.running_var"], from_running[1][3].state.buffers["5.running_var"])
+
+
+class Deep(nn.Module):
+    """Layers that multiply by ten, in front of BatchNorm layers whose statistics are 0 and 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm1d(3) for _ in range(6))
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        for norm in self.norms:
+            x = norm(10 * x)
+        return self.head(x)
+
+
+def test_statistics_that_begin_with_batches_do_not_swing():
+    x = np.random.default_rng(2).normal(size=(65, 3)).astype(np.float32)  # micro-batches of 8, and one sample more
+    largest = {}
+    for begin in ("running", "batch"):
+        made = client(Deep(), x)
+        phased = phase(made, begin=begin, rounds=6, micro_batch=8)
+        _, after = answered(made, phased, 1)
+        largest[begin] = max(float(after.buffers[f"norms.{k}.running_var"].max()) for k in range(6))
+    assert largest["batch"] < 1e3 < 1e9 < largest["running"]
+
+
 def test_micro_batches_change_rounding_alone(short):
     states = [short.run(short.recipe(TWO, **NET, **{"run.micro-batch": size}))[1][-1].state for size in (7, "all")]
     for name, buffer in states[0].buffers.items():
@@ -163,7 +199,7 @@ def test_sums_run_over_samples_positions_and_calls():
     assert not any(part._forward_pre_hooks for part in made.model.module.modules())
 
 
-def phase(made, **settings):
+def phase(made, micro_batch="all", **settings):
     scope = Scope(
         seed=0,
         phase=0,
@@ -172,7 +208,7 @@ def phase(made, **settings):
         samples=(len(made.indices), 5),
         table=made.model.table,
         directions=select("cpu"),
-        micro_batch="all",
+        micro_batch=micro_batch,
     )
     return build(Statistics(**{"rounds": 2} | settings), scope, norms=lambda: find(made.model))
 

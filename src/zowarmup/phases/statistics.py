@@ -5,8 +5,8 @@ For each channel of each layer, clients send how many values x there are, and th
 .. math:: \sum (x - m), \qquad \sum (x - m)^2
 
 with m the running mean that everybody has already: fp32 then carries the spread, and not the mean over and over. The
-server sets mean and unbiased variance of all of them together. No sample is normalised with its batch, so neither
-micro-batches nor who holds what matter but for rounding.
+server sets mean and unbiased variance of all of them together. No sample is normalised with its batch, unless the
+recipe says so of the first round, so neither micro-batches nor who holds what matter but for rounding.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from zowarmup.errors import NonFiniteError, RunError
 from zowarmup.norms import Moments, NormLayer, gather
+from zowarmup.perturbed import BatchNormPolicy
 from zowarmup.phases.apply import apply
 from zowarmup.phases.base import Blobs, Client, Closed, Passes, Scope, screen
 from zowarmup.protocol import Array, ChannelSums, Patch, Report, Request, members
@@ -43,7 +44,10 @@ class StatisticsPhase:
         """Sums over the inputs of every layer, normalised before it with the statistics before the round."""
         client.model.bind(client.state.weights)
         client.model.load_buffers(client.state.buffers)
-        found = gather(client.model, self.layers, client.samples, client.indices, self.scope.micro_batch)
+        first = request.round == self.scope.first_round
+        policy: BatchNormPolicy = "batch" if first and self.settings.begin == "batch" else "frozen"
+        micro = self.scope.micro_batch
+        found = gather(client.model, self.layers, client.samples, client.indices, micro, policy)
         with np.errstate(over="ignore"):  # a sum beyond fp32 becomes inf, which `close` refuses
             return ChannelSums(
                 round=request.round,
