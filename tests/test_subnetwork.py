@@ -205,10 +205,10 @@ def test_a_net_without_a_rate_has_no_narrower_one(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "own_narrow_nets", own)
     with pytest.raises(ModelError, match="takes no `rate`, so there is no narrower one") as caught:
         nets.narrow(name, 0.5, input_shape=(3, 8, 8), classes=5, args={})
-    assert caught.value.hint.startswith("mlp, cnn, lenet, resnet18 do;")
+    assert caught.value.hint.startswith("mlp, cnn, lenet, resnet8, resnet18 do;")
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "lenet", "resnet18"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "lenet", "resnet8", "resnet18"])
 @pytest.mark.parametrize("rate", [0.0, 1.5])
 def test_a_rate_out_of_range_is_refused(name, rate):
     with pytest.raises(ModelError, match=rf"{name}: model.args.rate is {rate}, expected > 0, <= 1"):

@@ -163,6 +163,17 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     if value is None or isinstance(value, msgspec.Struct) or value == {}:
         return ""
+    return _toml(value)
+
+
+def _toml(value: Any) -> str:
+    """A value on one line.
+
+    >>> _toml((1.0, 2.0)), _toml("iid")
+    ('[1.0, 2.0]', '"iid"')
+    """
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
 
 
@@ -181,7 +192,8 @@ def _type(hint: Any) -> str:
         kinds = list(dict.fromkeys(_type(arg) for arg in args if arg is not types.NoneType))
         return " or ".join(kinds)
     if origin is tuple:
-        return "tables" if _is_struct(args[0]) else f"list of {_type(args[0])}s"
+        noun, _, bounds = _type(args[0]).partition(" ")
+        return "tables" if _is_struct(args[0]) else f"list of {noun}s {bounds}".strip()
     if origin is dict or _is_struct(hint):
         return "table"
     return {int: "integer", float: "number", str: "string", bool: "boolean"}[hint]

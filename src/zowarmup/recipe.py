@@ -122,13 +122,14 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
     """The network, where its first weights come from, and what it is trained for."""
 
     net: str
-    """`"mlp"`, `"cnn"`, `"lenet"`, `"resnet18"`, `"vit"`, `"python:module:callable"`, or `"given"`: passed to
-    `zowarmup.run` as `model`."""
+    """`"mlp"`, `"cnn"`, `"lenet"`, `"resnet8"`, `"resnet18"`, `"vit"`, `"python:module:callable"`, or `"given"`: passed
+    to `zowarmup.run` as `model`."""
     args: dict[str, Any] = {}
     """Keyword arguments of the net: `hidden = [32]` and `norm` (`"none"` or `"batch"`) for `mlp`;
     `widths = [16, 32, 64]`, `norm` (`"group"` or `"batch"`) and `groups` for `cnn`; `norm` (`"batch"` or `"group"`),
-    `groups` and `width` for `resnet18`; `patch`, `width`, `depth` and `heads` for `vit` (18.9 million parameters as it
-    stands); those of your callable. All but `vit` take `rate`: the share of every hidden width that is there."""
+    `groups` and `width` for `resnet8` and `resnet18`; `patch`, `width`, `depth` and `heads` for `vit` (18.9 million
+    parameters as it stands); those of your callable. All but `vit` take `rate`: the share of every hidden width that
+    is there."""
     batch_norm: Literal["frozen", "batch"] | None = None
     """What zeroth-order forwards normalise with, required for a model with BatchNorm: the pivot's running statistics
     (`frozen`; without a warm-up those are still 0 and 1), or the batch's own (`batch`: running ones stay as they are;

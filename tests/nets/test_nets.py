@@ -27,6 +27,8 @@ def count(module: nn.Module) -> int:
     [
         ("resnet18", {"norm": "batch"}, 11_173_962),  # arXiv:2509.03503v1
         ("resnet18", {"norm": "group"}, 11_173_962),
+        ("resnet8", {}, 78_042),
+        ("resnet8", {"norm": "batch"}, 78_042),
         ("vit", {}, 18_944_522),  # arXiv:2509.03503v1
         ("cnn", {}, 24_346),
         ("cnn", {"norm": "batch", "groups": 5}, 24_346),
@@ -53,6 +55,7 @@ def test_counts_are_the_published_ones(name: str, args: dict[str, Any], paramete
         ("lenet", (3, 32, 32), {}),
         ("resnet18", (3, 32, 32), {"width": 8}),
         ("resnet18", (1, 28, 28), {"width": 8, "norm": "group", "groups": 4}),
+        ("resnet8", (1, 9, 15), {"width": 8}),
         ("vit", (3, 32, 32), {"width": 16, "depth": 2, "heads": 2}),
         ("vit", (1, 28, 20), {"width": 8, "depth": 1, "heads": 1}),
     ],

@@ -371,7 +371,7 @@ MISTAKES = {
         ),
         ModelError,
         'low-width = 0.5: model.net = "vit" takes no `rate`',
-        "mlp, cnn, lenet, resnet18 do",
+        "mlp, cnn, lenet, resnet8, resnet18 do",
     ),
     "no head": (own("Headless"), ModelError, "phase 0 (sub-network): mask = true: no linear layer", "set mask = false"),
     "groups": (

@@ -19,15 +19,16 @@ from zowarmup.imports import load_object
 from zowarmup.nets.cnn import cnn
 from zowarmup.nets.lenet import lenet
 from zowarmup.nets.mlp import mlp
-from zowarmup.nets.resnet import resnet18
+from zowarmup.nets.resnet import resnet8, resnet18
 from zowarmup.nets.vit import vit
 
-__all__ = ["SHIPPED", "build", "cnn", "lenet", "mlp", "resnet18", "vit"]
+__all__ = ["SHIPPED", "build", "cnn", "lenet", "mlp", "resnet8", "resnet18", "vit"]
 
 SHIPPED: Mapping[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
     "lenet": lenet,
+    "resnet8": resnet8,
     "resnet18": resnet18,
     "vit": vit,
 }
