@@ -19,6 +19,7 @@ from zowarmup.errors import DiskError, LedgerError, OutputError, UsageError, ZOW
 from zowarmup.jobs import Job
 from zowarmup.ledger import Ledger
 from zowarmup.recipe import Recipe
+from zowarmup.report import words
 from zowarmup.suites import parse
 from zowarmup.survey import survey
 from zowarmup.workers import Step
@@ -127,9 +128,10 @@ def test_the_reading_is_of_the_runs(made) -> None:
     comparison, _ = made
     (text,) = reading(comparison)
     assert text.startswith("digits reaches ")
-    assert f"{100 * abs(comparison.rows[1]['accuracy_difference']):.1f} points" in text
-    assert " group/today (better on " in text
-    assert text.endswith("Its low-resource clients send 576 B.")
+    assert (
+        f"Against it: group/today {words.points(comparison.rows[1]['accuracy_difference'])} points (better on " in text
+    )
+    assert text.endswith("A low-resource client of digits sends 36 B.")
 
 
 def test_a_failed_run_does_not_stop_the_others(made) -> None:
@@ -504,7 +506,11 @@ def test_an_oracle_runs_once_and_is_shown_at_every_split(here, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tune": {"phase.1.lrr": [1.0]}}, r"tune: phase\.1\.lrr is a key of no method: digits"),
+        (
+            {"tune": {"phase.1.lrr": [1.0]}},
+            r"tune: phase\.1\.lrr is a key of no method: digits\nhint: did you mean phase\.1\.lr or ",
+        ),
+        ({"tune": {"phase.*.eps": [1.0]}}, r"tune: phase\.\*\.eps is a key of no method: digits"),
         ({"tune": {"phase.1.lr": []}}, r"tune: phase\.1\.lr has no values to try"),
         ({"tune": {"phase.1.lr": [0.1, 0.1]}}, r"digits: tune: phase\.1\.lr = 0\.1 is given twice"),
         ({"tune": {"phase.1.lr": [0.1]}}, r"digits: tuning needs validation shares, but data\.validation is 0"),
@@ -520,6 +526,28 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, arguments: dict[
     with pytest.raises(UsageError, match=message):
         comparing.compare(["digits"], [0], **{"out": tmp_path / "x"} | arguments)  # type: ignore[arg-type]
     assert not (tmp_path / "x").exists()
+
+
+def test_a_star_tunes_every_phase_alike(tmp_path: Path) -> None:
+    settings = {"overrides": {"data.validation": 0.1}, "tune": {"phase.*.lr": [0.05, 0.1]}}
+    planned = survey(["digits"], [0], tmp_path / "x", **settings)  # type: ignore[arg-type]
+    rates = [[phase.lr for phase in run.job.recipe.phase] for run in planned.trials]
+    assert rates == [[0.05, 0.05], [0.1, 0.1]]
+    assert len({run.job.out for run in planned.trials}) == 2
+    assert all("*" not in run.job.out.as_posix() for run in planned.trials)
+
+
+def test_a_trial_with_a_run_seed_is_taken_over(tmp_path: Path) -> None:
+    settings = {"overrides": {**FAST, "data.validation": 0.2}, "tune": {"phase.1.lr": [0.02, 0.04]}}
+    made = comparing.compare(["digits"], [0], tmp_path / "x", workers=1, **settings)  # type: ignore[arg-type]
+    (cell,) = made.cells
+    chosen = next(trial.folder for trial in made.trials if trial.values == cell.choice)
+    assert chosen is not None
+    links = []
+    for folder in (chosen, cell.runs[0]):
+        with Ledger.open(folder) as ledger:
+            links.append([(row.state, row.timed()) for row in ledger.rows(0, ledger.last)])
+    assert links[0] == links[1]  # the times too: no round was run twice
 
 
 def test_an_out_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

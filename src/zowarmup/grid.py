@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -236,7 +237,8 @@ def _checked(grid: Grid, own: Mapping[str, Mapping[str, Sequence[Any]]]) -> Grid
     known = {cell.method for cell in grid.cells}
     missing = [key for key in grid.tune.values if not any(_has(cell.recipe, key) for cell in grid.cells)]
     if missing:
-        raise SuiteError(f"tune: {missing[0]} is a key of no method: {', '.join(sorted(known))}")
+        message = f"tune: {missing[0]} is a key of no method: {', '.join(sorted(known))}"
+        raise SuiteError(message, hint=_near(missing[0], [cell.recipe for cell in grid.cells]))
     cells = tuple(_tuned(cell, grid, own.get(cell.method)) for cell in grid.cells)
     return replace(grid, cells=cells)
 
@@ -257,7 +259,7 @@ def _tuned(cell: Cell, grid: Grid, own: Mapping[str, Sequence[Any]] | None) -> C
     tried = {key: values for key, values in grid.tune.values.items() if _has(cell.recipe, key)} if own is None else own
     for key, values in tried.items():
         if not _has(cell.recipe, key):
-            raise SuiteError(f"{cell.label}: tune: its recipe has no key {key}")
+            raise SuiteError(f"{cell.label}: tune: its recipe has no key {key}", hint=_near(key, [cell.recipe]))
         for index, value in enumerate(values):
             if value in values[:index]:
                 raise SuiteError(f"{cell.label}: tune: {key} = {value} is given twice")
@@ -287,8 +289,28 @@ def _judge(cell: Cell, grid: Grid) -> str:
 
 def _has(recipe: Recipe, key: str) -> bool:
     """Whether a recipe has a key, given or by default."""
-    node: Any = msgspec.to_builtins(recipe)
-    for part in key.split("."):
+    known = msgspec.to_builtins(recipe)
+    return all(_reaches(known, path) for path in recipes.paths(known, key))
+
+
+def _near(key: str, known: Iterable[Recipe]) -> str:
+    """What helps with a key that no recipe has."""
+    names = {name for recipe in known for name in _names(msgspec.to_builtins(recipe))}
+    near = difflib.get_close_matches(key, sorted(names), n=2)
+    return f"did you mean {' or '.join(near)}?" if near else "`zowarmup recipes --keys` explains every key"
+
+
+def _names(node: Any, path: str = "") -> Iterator[str]:
+    """The dotted paths of every value."""
+    entries = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list | tuple) else ()
+    for name, inner in entries:
+        yield from _names(inner, f"{path}.{name}" if path else str(name))
+    if path and not entries:
+        yield path
+
+
+def _reaches(node: Any, path: str) -> bool:
+    for part in path.split("."):
         if isinstance(node, list | tuple):
             if not part.isdecimal() or int(part) >= len(node):
                 return False

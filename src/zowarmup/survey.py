@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from zowarmup import grid, manifest, suites, tuning
+from zowarmup import grid, manifest, recipes, suites, tuning
 from zowarmup.errors import UsageError, ZOWarmUpWarning
 from zowarmup.grid import Cell, Grid
 from zowarmup.jobs import Job, in_order, look
@@ -176,7 +176,9 @@ class Looking:
 
     def _job(self, cell: Cell, seed: int, values: Mapping[str, Any] | None, folder: Path, label: str) -> Job:
         recipe, out = cell.filled(seed, values or {}), folder / f"seed-{seed}"
-        found = look(recipe, out, force=self.force, aside=cell.values[0] if values is None else ())
+        open_keys = cell.values[0] if values is None else ()
+        aside = [path for key in open_keys for path in recipes.paths(recipes.table(recipe), key)]
+        found = look(recipe, out, force=self.force, aside=aside)
         start = found.start
         if values is None and start == "finished":
             start = "resume"  # whether it has what will be chosen is not known yet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from zowarmup import packaged
 from zowarmup.errors import RecipeError
 from zowarmup.recipe import Recipe
 
-__all__ = ["edit", "from_table", "load", "pairs", "parse", "shipped", "shipped_text", "to_toml"]
+__all__ = ["edit", "from_table", "load", "pairs", "parse", "paths", "shipped", "shipped_text", "to_toml"]
 
 _COMPARE = "`zowarmup compare` runs a suite"
 
@@ -28,7 +29,8 @@ def parse(text: str, *, name: str = "recipe", overrides: Mapping[str, Any] | Ite
         text: TOML.
         name: how error messages call it.
         overrides: values to put in the place of what the text says, as ``{"phase.1.eps": 1e-3}`` or as
-            ``["phase.1.eps=1e-3"]``, the value in TOML (a bare word is a string).
+            ``["phase.1.eps=1e-3"]``, the value in TOML (a bare word is a string); ``phase.*.lr`` stands for every
+            phase's.
 
     Raises:
         RecipeError: not TOML, an unknown key, a wrong type, a value out of range; the message has the path.
@@ -59,7 +61,7 @@ def edit(text: str, overrides: Mapping[str, Any] | Iterable[str], *, name: str =
     values = pairs(overrides)
     _apply(dict(values), table)
     typed = _without_none(msgspec.to_builtins(from_table(table, name=name)))
-    for path, _ in values:
+    for path in (each for key, _ in values for each in paths(table, key)):
         node: Any = typed
         for part in path.split("."):
             node = node[int(part)] if isinstance(node, list) else node[part]
@@ -77,7 +79,15 @@ def from_table(table: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
     try:
         return msgspec.convert(table, Recipe)
     except msgspec.ValidationError as error:
-        raise RecipeError(f"{name}: {error}", hint="`zowarmup recipes --keys` explains every key") from None
+        raise RecipeError(f"{name}: {error}", hint=_near(str(error))) from None
+
+
+def _near(message: str) -> str:
+    """What helps with a message about a key: one that is spelt like it, and where all are explained."""
+    unknown = re.search(r"unknown field `(.+)`", message)
+    known = [key for table in msgspec.json.schema(Recipe)["$defs"].values() for key in table.get("properties", ())]
+    near = difflib.get_close_matches(unknown[1], known, n=1) if unknown else []
+    return (f"did you mean `{near[0]}`? " if near else "") + "`zowarmup recipes --keys` explains every key"
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -147,9 +157,27 @@ def pairs(overrides: Mapping[str, Any] | Iterable[str]) -> list[tuple[str, Any]]
     return list(overrides.items() if isinstance(overrides, Mapping) else map(_override, overrides))
 
 
+def paths(table: Any, key: str) -> Iterator[str]:
+    """The paths that a key stands for, where ``*`` is every entry of a list.
+
+    >>> list(paths({"phase": [{"lr": 0.1}, {"lr": 0.2}]}, "phase.*.lr"))
+    ['phase.0.lr', 'phase.1.lr']
+    """
+    before, star, after = key.partition("*")
+    node = table
+    for part in before.split(".")[:-1]:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if star and isinstance(node, list | tuple):
+        for index, entry in enumerate(node):
+            yield from (f"{before}{index}.{rest}" for rest in paths(entry, after.removeprefix(".")))
+    else:
+        yield key
+
+
 def _apply(overrides: Mapping[str, Any] | Iterable[str], table: dict[str, Any]) -> None:
-    for path, value in pairs(overrides):
-        _set(table, path, value)
+    for key, value in pairs(overrides):
+        for path in list(paths(table, key)):
+            _set(table, path, value)
 
 
 def _override(text: str) -> tuple[str, Any]:
