@@ -95,7 +95,14 @@ def test_a_comparison_without_a_terminal_is_lines(tmp_path) -> None:
 
 
 def test_a_comparison_fits_80_columns_and_says_more_where_there_is_room(tmp_path) -> None:
-    row = {"label": "digits-high-res-only", "split": "", "n": 3, "low_uplink_bytes_mean": 28800.0, "seconds_mean": 5.0}
+    row = {
+        "label": "digits-high-res-only",
+        "split": "",
+        "n": 3,
+        "low_client_uplink_bytes_mean": 1800.0,
+        "seconds_mean": 5.0,
+        "low_held_accuracy_n": 3,
+    }
     for key in ("accuracy", "low_held_accuracy", "worst_class_accuracy"):
         row |= {f"{key}_mean": 0.8465, f"{key}_sd": 0.1432, f"{key}_difference": -0.217}
     cells = tuple(Cell(method, "", ()) for method in ("digits", "digits-high-res-only"))

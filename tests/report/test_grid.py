@@ -113,7 +113,7 @@ def test_markdown_prints_methods_by_split_with_the_best_in_bold(cell):
         "| base | 40.0 % | 70.0 (14.1) % |",
         r"| a\|\*b\* | **60.0 (14.1) %** | – |",
         "",
-        "**Accuracy** minus base, over the same seeds [95 % interval]",
+        "**Accuracy** minus base, over the same seeds [range]",
         "",
         "|  | 10/90 | 50/50 |",
         "| --- | ---: | ---: |",

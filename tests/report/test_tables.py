@@ -47,9 +47,9 @@ def test_means_deviations_and_paired_differences(scored):
 
 def test_bytes_are_exact(scored):
     (row,) = report.table({"a": [scored("a", 0, 0.5)]})
-    assert row["low_uplink_bytes_mean"] == 2 * 16 * 12
+    assert row["low_client_uplink_bytes_mean"] == 2 * 12  # of one of 16
     assert row["total_bytes_mean"] == 2 * 2 * 20 * 12 + 16 * 4 * 2410  # two rounds both ways, and the pivot's model
-    assert row["low_uplink_bytes_sd"] is None
+    assert row["low_client_uplink_bytes_sd"] is None
     assert row["seconds_mean"] == pytest.approx(0.2)
 
 

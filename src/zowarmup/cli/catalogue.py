@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
 
 from rich.console import Group
@@ -33,9 +35,10 @@ def show(name: str | None, *, keys: bool, suites: bool, as_json: bool) -> None:
 
 
 def summary(kind: Kind, name: str) -> str:
-    """The first comment of a shipped file."""
-    first, *_ = packaged.text(kind, name).splitlines()
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+    """The first sentence of the comment that a shipped file begins with."""
+    comment = itertools.takewhile(lambda line: line.startswith("#"), packaged.text(kind, name).splitlines())
+    text = " ".join(line.removeprefix("#").strip() for line in comment)
+    return re.split(r"(?<=\.)\s+(?=[A-Z`])", text)[0]
 
 
 def _show_list(kind: Kind) -> None:

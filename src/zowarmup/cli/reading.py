@@ -15,7 +15,7 @@ _MORE = 1.5  # times as many bytes are worth a word
 
 
 def reading(comparison: Comparison) -> Iterator[str]:
-    """What the baseline reaches, against each other method, seed by seed; and who sends how many bytes.
+    """What the baseline reaches, each other method against it, seed by seed; and who sends how many bytes.
 
     A sentence for each split; none where the baseline has no runs, as there is nothing to say then.
     """
@@ -28,7 +28,7 @@ def reading(comparison: Comparison) -> Iterator[str]:
         first = {comparison.baseline: split.groups[comparison.baseline]}
         found = {label: by_seed(group) for label, group in {**first, **split.groups}.items()}
         accuracy = {label: _column(group, "accuracy") for label, group in found.items()}
-        sent = {label: _mean(_column(group, "low_uplink_bytes").values()) for label, group in found.items()}
+        sent = {label: _mean(_column(group, "low_client_uplink_bytes").values()) for label, group in found.items()}
         yield f"{split.name}: {sentence(accuracy, sent)}" if split.name else sentence(accuracy, sent)
 
 
@@ -37,45 +37,48 @@ def sentence(accuracy: Mapping[str, Scores], sent: Mapping[str, float | int | No
 
     Args:
         accuracy: label -> seed -> share of 1; the first label leads.
-        sent: label -> bytes from low-resource clients over a run.
+        sent: label -> bytes that a low-resource client sends over a run, on average.
 
     >>> accuracy = {"a": {0: 0.8, 1: 0.9}, "b": {0: 0.6, 1: 0.7}, "c": {0: 0.95, 1: 0.91}}
     >>> text = sentence(accuracy, {"a": 12, "b": 0, "c": 60})
     >>> print(text.replace(". ", ".\\n").replace("; ", ";\\n"))
-    a reaches 85.0 %: 20.0 points above b (better on 2 of 2 seeds), 8.0 below c (0 of 2).
-    Its low-resource clients send 12 B;
-    those of c send 5 × as much.
+    a reaches 85.0 %.
+    Against it: c +8.0 points (better on 2 of 2 seeds), b −20.0 (0 of 2).
+    A low-resource client of a sends 12 B;
+    of c 5 × as much.
     """
     first, *others = accuracy
     mean = _mean(accuracy[first].values())
     if mean is None:
         return f"{first} has no accuracy to compare."
-    against: list[str] = []
-    for label in others:
-        against += _against(accuracy[first], label, accuracy[label], brief=bool(against))
-    text = f"{first} reaches {words.percent(mean)}" + (f": {', '.join(against)}." if against else ".")
+    gaps = {label: gap for label in others if (gap := _gap(accuracy[first], accuracy[label]))}
+    text = f"{first} reaches {words.percent(mean)}."
+    if gaps:
+        best, *rest = sorted(gaps, key=lambda label: -gaps[label][0])
+        told = [_told(best, *gaps[best], brief=False), *(_told(label, *gaps[label], brief=True) for label in rest)]
+        text += f" Against it: {', '.join(told)}."
     if mine := sent[first]:
-        text += f" Its low-resource clients send {words.size(mine)}"
+        text += f" A low-resource client of {first} sends {words.size(mine)}"
         ratios = {label: (sent[label] or 0.0) / mine for label in others}
         text += "".join(
-            f"; those of {label} send {words.times(ratio)} as much" for label, ratio in ratios.items() if ratio > _MORE
+            f"; of {label} {words.times(ratio)} as much" for label, ratio in ratios.items() if ratio > _MORE
         )
         text += "."
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def _against(first: Scores, label: str, other: Scores, *, brief: bool) -> list[str]:
-    """``20.0 above b (2 of 2)``, with units where not brief; nothing where no seed is shared."""
+def _gap(first: Scores, other: Scores) -> tuple[float, int, int] | None:
+    """The mean of ``other - first`` over shared seeds, on how many it is better, of how many; None where none."""
     shared = sorted(first.keys() & other.keys())
-    gap = _mean(first[seed] - other[seed] for seed in shared)
-    if gap is None:
-        return []
-    wins = sum(first[seed] > other[seed] for seed in shared)
-    points, better, seeds = (
-        ("", "", "") if brief else (" points", "better on ", " seeds" if len(shared) > 1 else " seed")
-    )
-    side = "above" if gap >= 0 else "below"
-    return [f"{100 * abs(gap):.1f}{points} {side} {label} ({better}{wins} of {len(shared)}{seeds})"]
+    gap = _mean(other[seed] - first[seed] for seed in shared)
+    return None if gap is None else (gap, sum(other[seed] > first[seed] for seed in shared), len(shared))
+
+
+def _told(label: str, gap: float, better: int, shared: int, *, brief: bool) -> str:
+    """``b +20.0 (2 of 2)``, with units where not brief."""
+    if brief:
+        return f"{label} {words.points(gap)} ({better} of {shared})"
+    return f"{label} {words.points(gap)} points (better on {better} of {words.plural(shared, 'seed')})"
 
 
 def _column(group: Mapping[int, Mapping[str, float | None]], key: str) -> dict[int, float]:

@@ -82,6 +82,8 @@ def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
         if split:
             console.print(Text(split, style="bold underline"))
         console.print(_comparison_table(comparison, split, narrow=console.width < _NARROW))
+        for text in _gaps(comparison, split):
+            console.print(Text(consoles.plain(text), style="dim"))
         console.print()
     seeds = words.plural(max(row["n"] for row in comparison.rows), "seed")
     more = f"; ±: points over {comparison.baseline}, seed by seed" if len(comparison.finished) > 1 else ""
@@ -125,7 +127,16 @@ def _choices(comparison: Comparison) -> Iterator[str]:
 def _comparison_table(comparison: Comparison, split: str, *, narrow: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold")
     table.add_column("", overflow="fold")
-    for heading in ("accuracy %", "±", "low-held %", "±", "worst %", "low tier\nsent", *(() if narrow else ("time",))):
+    most = max(row["n"] for row in comparison.rows)
+    for heading in (
+        "accuracy %",
+        "±",
+        "low-held %",
+        "±",
+        "worst %",
+        "low client\nsends",
+        *(() if narrow else ("time",)),
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in comparison.rows:
         if row["split"] != split:
@@ -133,16 +144,33 @@ def _comparison_table(comparison: Comparison, split: str, *, narrow: bool) -> Ta
         first = row["label"] == comparison.baseline
         accuracy, held = (words.points(row[f"{key}_difference"]) for key in ("accuracy", "low_held_accuracy"))
         table.add_row(
-            Text(str(row["label"]), style="bold" if first else ""),
+            Text(str(row["label"]) + _fewer(row, most), style="bold" if first else ""),
             _share(row, "accuracy"),
             "" if first else _signed(accuracy),
             _share(row, "low_held_accuracy"),
             "" if first else _signed(held),
             _share(row, "worst_class_accuracy"),
-            words.size(row["low_uplink_bytes_mean"]),
+            words.size(row["low_client_uplink_bytes_mean"]),
             *(() if narrow else (words.duration(row["seconds_mean"]),)),
         )
     return table
+
+
+def _fewer(row: Mapping[str, Any], most: int) -> str:
+    """How many seeds a row has, where others have more."""
+    return "" if row["n"] == most else f" ({words.plural(row['n'], 'seed')})"
+
+
+def _gaps(comparison: Comparison, split: str) -> Iterator[str]:
+    """What a table's numbers do not show: methods without a finished run, seeds that define no low-held accuracy."""
+    none = [cell.method for cell in comparison.cells if cell.split == split and not cell.runs]
+    if none:
+        yield f"no finished run: {', '.join(none)}"
+    found = [row for row in comparison.rows if row["split"] == split and row["low_held_accuracy_n"] < row["n"]]
+    if found:
+        seeds = {(row["low_held_accuracy_n"], row["n"]) for row in found}
+        counts = ", ".join(f"{known} of {words.plural(n, 'seed')}" for known, n in sorted(seeds))
+        yield f"low-held classes: there are such classes on {counts}"
 
 
 def _share(row: Mapping[str, Any], key: str) -> str:
@@ -200,6 +228,9 @@ def _costs(plan: Plan, *, narrow: bool) -> Table:
         for tier in ("high", "low"):
             name, style = label if tier == "high" else "", "dim" if label == "FedAvg" else ""
             table.add_row(name, tier, *[""] * 5, *(words.size(way[tier]) for way in ways), style=style)
+    for tier in [tier for tier in ("high", "low") if plan.clients[tier]]:
+        each = (way[tier] / plan.clients[tier] for way in (plan.uplink_bytes, plan.downlink_bytes))
+        table.add_row("a client", tier, *[""] * 5, *map(words.size, each))
     return table
 
 

@@ -9,7 +9,18 @@ import numpy as np
 from zowarmup.report.words import Number
 
 LEVEL = 0.95
+RANGE = 3
+"""With as many values or fewer, the interval at :data:`LEVEL` is from the least to the greatest."""
 RESAMPLES = 10_000
+
+
+def called(count: Number) -> str:
+    """What the interval of ``count`` values is.
+
+    >>> called(3), called(5)
+    ('range', '95 % interval')
+    """
+    return "range" if count <= RANGE else f"{100 * LEVEL:.0f} % interval"
 
 
 def bootstrap(values: Sequence[Number], *, level: Number = LEVEL) -> tuple[float, float] | None:

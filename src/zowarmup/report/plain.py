@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zowarmup.report.grid import Runs, load_grid
+from zowarmup.report.intervals import called
 from zowarmup.report.shown import HEADINGS, best, is_best, mean_sd, shown_choice, shown_difference
 from zowarmup.report.tables import METRICS, Row, values
 from zowarmup.report.words import UNDEFINED
@@ -36,7 +37,8 @@ def markdown(rows: Sequence[Row]) -> str:
     for metric in PIVOTS:
         name = heading(rows, metric)
         parts.append(f"**{name}**, mean (sd) over seeds\n\n" + _lines(_pivot(rows, metric)))
-        text = f"minus {_cell(rows[0]['baseline'])}, over the same seeds [95 % interval]"
+        interval = called(max(row["pairs"] or 0 for row in rows))
+        text = f"minus {_cell(rows[0]['baseline'])}, over the same seeds [{interval}]"
         parts.append(f"**{name}** {text}\n\n" + _lines(_pivot(rows, metric, difference=True)))
     parts += [f"**{_cell(name)}**\n\n" + _lines(_full(found)) for name, found in splits.items()]
     return "\n".join(parts)

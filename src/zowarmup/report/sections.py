@@ -8,6 +8,7 @@ from html import escape
 from zowarmup.report import bands, contrasts, words
 from zowarmup.report.canvas import series_style
 from zowarmup.report.grid import Split
+from zowarmup.report.intervals import called
 from zowarmup.report.page import card, figure, html_table
 from zowarmup.report.shown import HEADINGS, best, is_best, mean_sd, shown_choice, shown_difference
 from zowarmup.report.tables import METRICS, Row
@@ -15,8 +16,9 @@ from zowarmup.report.tables import METRICS, Row
 FOOTER = (
     "Mean (standard deviation over seeds) at the end of each run; small: the mean difference to {} over shared seeds, "
     "in percentage points where it is an accuracy, and of scores its 95 % interval (percentile bootstrap over seeds: "
-    "coarse, and too narrow, where seeds are few). Bold: the best mean of a score. Samples: through the network, of "
-    "all clients together."
+    "coarse, and too narrow, where seeds are few; of three or fewer it is their range). Bold: the best mean of a "
+    "score. What a low client sends is a mean over the low-resource clients; all bytes and samples are of all clients "
+    "together."
 )
 
 
@@ -126,9 +128,11 @@ def _costs(split: Split, *, share: bool) -> Iterator[str]:
 
 
 def _pairs(split: Split, *, share: bool) -> Iterator[str]:
+    base = split.groups.get(split.baseline, {})
+    shared = max((len(split.groups[method].keys() & base.keys()) for method in split.others), default=0)
     caption = (
-        f"A dot is a seed shared with {escape(split.baseline)}; the bar ends at their mean, the line is its 95 % "
-        "interval over seeds."
+        f"A dot is a seed shared with {escape(split.baseline)}; the bar ends at their mean, the line is "
+        f"{'their range' if called(shared) == 'range' else f'its {called(shared)}'}."
     )
     nothing = "There is no second label, or no seed is shared with the baseline."
     for metric, name in (("accuracy", "Accuracy" if share else "Score"), ("low_held_accuracy", "Low-held accuracy")):

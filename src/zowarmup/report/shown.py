@@ -24,7 +24,7 @@ HEADINGS = {
     "low_held_accuracy": "low-held classes",
     "worst_class_accuracy": "worst class",
     "loss": "loss",
-    "low_uplink_bytes": "low-tier uplink",
+    "low_client_uplink_bytes": "a low client sends",
     "total_bytes": "all bytes",
     "forward_samples": "forward samples",
     "backward_samples": "backward samples",
@@ -52,9 +52,17 @@ def shown(row: Row, metric: str, value: Number | None) -> str:
 
 
 def mean_sd(row: Row, metric: str) -> str:
-    """``81.5 (2.3) %``: mean and, with two seeds or more, sd in the same unit."""
+    """``81.5 (2.3) %``: mean and, with two seeds or more, sd in the same unit; behind it how many seeds define it,
+    where not all do."""
     mean, sd = row.get(f"{metric}_mean"), row.get(f"{metric}_sd")
-    if not defined(mean) or not sd:  # every seed the same: bytes, as a rule
+    if not defined(mean):
+        return UNDEFINED
+    text, known, n = _spread(row, metric, mean, sd), row.get(f"{metric}_n"), row.get("n")
+    return text if known in (None, n) else f"{text}, {known} of {n}"
+
+
+def _spread(row: Row, metric: str, mean: Number, sd: Number | None) -> str:
+    if not sd:  # every seed the same: bytes, as a rule
         return shown(row, metric, mean)
     if is_share(row, metric):
         return f"{100 * mean:.1f} ({100 * sd:.1f})\N{NO-BREAK SPACE}%"

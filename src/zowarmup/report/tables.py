@@ -17,7 +17,7 @@ METRICS = (
     "low_held_accuracy",
     "worst_class_accuracy",
     "loss",
-    "low_uplink_bytes",
+    "low_client_uplink_bytes",
     "total_bytes",
     "forward_samples",
     "backward_samples",
@@ -41,11 +41,12 @@ def table(runs: Runs, *, baseline: str | None = None) -> list[Row]:
         Rows with ``split`` (``""`` where there is one), ``label``, ``choice`` (settings that tuning chose),
         ``baseline``, ``seeds`` (ascending), ``n``, ``unfinished`` (runs that did not reach their end),
         ``classification`` (whether accuracies are shares of 1), ``pairs`` (seeds shared with the baseline, None for
-        itself), and for each of :data:`METRICS` ``<metric>_mean``, ``<metric>_sd`` (of the sample; None for one seed)
-        and ``<metric>_difference``: the mean over shared seeds of this label minus the baseline (None for itself, or
-        where no seed is shared). Those of :data:`SCORES` also have a 95 % interval of that mean, from
-        ``<metric>_difference_low`` to ``<metric>_difference_high`` (:func:`zowarmup.report.intervals.bootstrap`; None
-        where fewer than two seeds are shared). A value that a run does not define is left out of its mean.
+        itself), and for each of :data:`METRICS` ``<metric>_mean``, ``<metric>_n`` (how many runs define it),
+        ``<metric>_sd`` (of the sample; None for one seed) and ``<metric>_difference``: the mean over shared seeds of
+        this label minus the baseline (None for itself, or where no seed is shared). Those of
+        :data:`SCORES` also have a 95 % interval of that mean, from ``<metric>_difference_low`` to
+        ``<metric>_difference_high`` (:func:`zowarmup.report.intervals.bootstrap`; None where fewer than two seeds are
+        shared). A value that a run does not define is left out of its mean.
 
     Raises:
         UsageError: no labels, a label without runs, or with two runs of one seed.
@@ -71,15 +72,15 @@ def by_seed(group: Group) -> dict[int, Values]:
 
 
 def values(run: RunRecord) -> Values:
-    """A run's value of each of :data:`METRICS`; scores are shares of 1, None where undefined."""
+    """A run's value of each of :data:`METRICS`, None where undefined; scores are shares of 1."""
     summary, last = run.summary, run.metrics[-1]
-    final = summary["final"]
+    final, low = summary["final"], run.clients("low")
     found: Values = {
         "accuracy": final.get("accuracy"),
         "low_held_accuracy": final.get("low_held_accuracy"),
         "worst_class_accuracy": final.get("worst_class_accuracy"),
         "loss": final.get("loss"),
-        "low_uplink_bytes": summary["bytes"]["uplink"]["low"],
+        "low_client_uplink_bytes": summary["bytes"]["uplink"]["low"] / low if low else None,
         "total_bytes": _total(summary["bytes"]),
         "forward_samples": _both(last.get("forward_samples")),
         "backward_samples": _both(last.get("backward_samples")),
@@ -111,6 +112,7 @@ def _row(split: Split, method: str, methods: Mapping[str, Mapping[int, Values]])
     for metric in METRICS:
         column = [value for each in found.values() if (value := each[metric]) is not None]
         row[f"{metric}_mean"] = math.fsum(column) / len(column) if column else None
+        row[f"{metric}_n"] = len(column)
         row[f"{metric}_sd"] = statistics.stdev(column) if len(column) > 1 else None
         paired = list(differences(found, base, metric).values())
         row[f"{metric}_difference"] = math.fsum(paired) / len(paired) if paired else None
