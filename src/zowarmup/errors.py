@@ -10,6 +10,9 @@
     └── RunError                a run that began and failed; the command line exits with 1
         ├── NonFiniteError      a value that must be finite is not
         ├── ClientError         work on one client failed: says which client, round and phase
+        ├── WireError           a message that does not decode, or that contradicts what is held
+        ├── ConnectionLost      a server that is not there, or that does not let this node in
+        ├── QuorumError         too few clients answered a round, for too long
         ├── DiskError           the run directory could not be written
         ├── LedgerError         a ledger, or a snapshot of it, that is damaged: says in which round
         │   └── ReplayMismatch  weights rebuilt from the ledger are not those it says
@@ -93,6 +96,18 @@ class NonFiniteError(RunError):
 
 class ClientError(RunError):
     """Work on one client failed; ``client``, ``round`` and ``phase`` are attributes."""
+
+
+class WireError(RunError):
+    """A message between server and node that does not decode, or that contradicts what the node holds."""
+
+
+class ConnectionLost(RunError):  # noqa: N818
+    """A server that is not there, or that does not let this node in; ``address`` is an attribute."""
+
+
+class QuorumError(RunError):
+    """Too few clients answered a round, for too long; ``round`` is an attribute. `zowarmup resume` goes on."""
 
 
 class DiskError(RunError):

@@ -54,6 +54,7 @@ def prepare(
     dataset: Dataset | None = None,
     module: nn.Module | None = None,
     directions: Directions | None = None,
+    federation: Federation | None = None,
 ) -> Experiment:
     """Load, partition and build what a recipe describes; checks everything that can be checked before round 1.
 
@@ -63,6 +64,7 @@ def prepare(
         dataset: where ``data.source`` is ``"given"``.
         module: where ``model.net`` is ``"given"``; used as it is, with the weights it has.
         directions: another backend than the device's fastest.
+        federation: where the partition is ``own``: who has come, and with how much.
 
     Raises:
         UsageError: a kind of it, for what does not fit.
@@ -76,7 +78,35 @@ def prepare(
             hint="pass it again: zowarmup.run(..., data=) or zowarmup.resume(..., data=)",
         )
     dataset = data.load(recipe.data, seed=recipe.seed, dataset=dataset)
-    federation = data.federate(recipe.data, dataset, seed=recipe.seed)
+    if federation is None:
+        federation = data.federate(recipe.data, dataset, seed=recipe.seed)
+    return assemble(recipe, dataset, federation, device=where, module=module, directions=directions)
+
+
+def assemble(
+    recipe: Recipe,
+    dataset: Dataset,
+    federation: Federation,
+    *,
+    device: torch.device,
+    module: nn.Module | None = None,
+    directions: Directions,
+    backprop: bool = True,
+) -> Experiment:
+    """Build what a recipe describes around data that is there.
+
+    Args:
+        recipe: the recipe.
+        dataset: what the federation's indices point into.
+        federation: who holds which of it.
+        device: where the model lives.
+        module: where ``model.net`` is ``"given"``.
+        directions: the backend.
+        backprop: whether this process may have to run it, so that it is tried; an inference-only device must not.
+
+    Raises:
+        UsageError: a kind of it, for what does not fit.
+    """
     parts = [part for phase in recipe.phase for part in phase.parts]
     if any(getattr(part, "augment", "none") == "standard" for part in parts) and dataset.train.x.ndim != 4:
         raise RecipeError(
@@ -85,7 +115,7 @@ def prepare(
     module = module if module is not None else build_module(recipe, dataset)
     model = Model(
         module,
-        device=where,
+        device=device,
         batch_norm=recipe.model.batch_norm,
         directions=directions,
     )
@@ -93,9 +123,9 @@ def prepare(
     if recipe.model.weights is not None:
         load_weights(model, recipe.model.weights)
     scaling = {"mean": recipe.data.mean, "std": recipe.data.std}
-    train = Samples(dataset.train, device=where, **scaling)
+    train = Samples(dataset.train, device=device, **scaling)
     task = build_task(recipe)
-    _check_forward(recipe, model, task, train, dataset)
+    _check_forward(recipe, model, task, train, dataset, backprop=backprop)
 
     def narrow(phase: SubNetwork) -> Narrow:
         return build_narrow(recipe, dataset, model, train, phase)
@@ -106,7 +136,7 @@ def prepare(
         model=model,
         task=task,
         train=train,
-        test=Samples(dataset.test, device=where, **scaling),
+        test=Samples(dataset.test, device=device, **scaling),
         phases=build_phases(recipe, federation, model, narrow),
         initial=State(model.weights(), model.buffers()),
         class_names=dataset.class_names,
@@ -291,7 +321,9 @@ def machine(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _check_forward(recipe: Recipe, model: Model, task: Task, train: Samples, dataset: Dataset) -> None:
+def _check_forward(
+    recipe: Recipe, model: Model, task: Task, train: Samples, dataset: Dataset, *, backprop: bool
+) -> None:
     """A model may not fit the data or the task, or not let itself be perturbed: find out before round 1."""
     some = np.array(sorted({0, len(train) - 1, int(np.argmax(dataset.train.y.reshape(len(train), -1)[:, 0]))}))
     x, y = train.batch(some)
@@ -314,7 +346,7 @@ def _check_forward(recipe: Recipe, model: Model, task: Task, train: Samples, dat
                         )
         if any(isinstance(phase, ZerothOrder | Mixed) for phase in recipe.phase):
             model.check(x)
-        if any(isinstance(phase, ZerothOrder) and phase.needs_backprop for phase in recipe.phase):
+        if backprop and any(isinstance(phase, ZerothOrder) and phase.needs_backprop for phase in recipe.phase):
             gradient(model, x, y, task, micro_batch="all")
         for phase in recipe.phase:
             if isinstance(phase, Head):

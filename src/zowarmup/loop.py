@@ -12,7 +12,7 @@ from torch import nn
 
 from zowarmup import beginnings, recipes
 from zowarmup.continuing import continued, fit, fit_buffers, warn
-from zowarmup.data import Dataset
+from zowarmup.data import Dataset, Federation
 from zowarmup.directions import Directions
 from zowarmup.disk import Disk
 from zowarmup.engines import Engine, Local
@@ -45,6 +45,7 @@ def run(
     beginning: str | Path | None = None,
     directions: Directions | None = None,
     engine: Callable[[Experiment], Engine] | None = None,
+    federation: Federation | None = None,
     disk: Disk | None = None,
 ) -> Trained:
     """Run a recipe to its end.
@@ -63,6 +64,7 @@ def run(
             being run: the same bits. Callbacks do not see them.
         directions: another backend of directions, for instance the readable reference.
         engine: makes another engine than the in-process one.
+        federation: who takes part, where every node brings its own data.
         disk: writes files in another way than ``run.sync`` says, for instance to test faults.
 
     Returns:
@@ -81,7 +83,9 @@ def run(
             raise UsageError("a run with a beginning needs a directory", hint="out=...")
         beginnings.check(recipe, Path(beginning))
     with arithmetic(recipe, choose_device(device)):
-        experiment = prepare(recipe, device=device, dataset=data, module=model, directions=directions)
+        experiment = prepare(
+            recipe, device=device, dataset=data, module=model, directions=directions, federation=federation
+        )
         made = (engine or local)(experiment)
         if out is None:
             with Ledger.memory(ledger_head(experiment)) as ledger:
@@ -104,6 +108,7 @@ def resume(
     callbacks: Iterable[Callback] = (),
     directions: Directions | None = None,
     engine: Callable[[Experiment], Engine] | None = None,
+    federation: Federation | None = None,
     disk: Disk | None = None,
 ) -> Trained:
     """Go on with a run after its last recorded round, to the bits of a run that was never interrupted.
@@ -119,7 +124,7 @@ def resume(
         model: the module, where it was passed to :func:`run`; its weights are replaced.
         data: the data, where it was passed to :func:`run`.
         overrides: recipe values that change no bit: ``{"data.path": "elsewhere"}``.
-        callbacks, directions, engine, disk: as for :func:`run`.
+        callbacks, directions, engine, federation, disk: as for :func:`run`.
 
     Raises:
         UsageError: not a run directory, another process writes it, or recipe, data or model are not those of the run.
@@ -135,7 +140,9 @@ def resume(
         text = continued(ledger, rounds, overrides)
     recipe = recipes.parse(text, name=str(path / LEDGER))
     with arithmetic(recipe, choose_device(device)):
-        experiment = prepare(recipe, device=device, dataset=data, module=model, directions=directions)
+        experiment = prepare(
+            recipe, device=device, dataset=data, module=model, directions=directions, federation=federation
+        )
         fit(experiment, ledger.head, path)
         made = (engine or local)(experiment)
         with RunDirectory.open(path, disk=disk or Disk(sync=recipe.run.sync == "full")) as directory:
@@ -156,6 +163,7 @@ def _go(
     recipe: str | None = None,
 ) -> Trained:
     """Run what is not in the ledger yet, by ``recipe`` where the ledger's is another text of the same run."""
+    engine.follow(ledger)
     start = None if directory is None or ledger.last < 0 else _point(experiment, engine, directory)
     if recipe not in (None, ledger.head.recipe):
         ledger.amend(recipe)

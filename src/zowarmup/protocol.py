@@ -325,7 +325,9 @@ def _pack(value: Any) -> Any:
 
 
 def _unpack(kind: Any, value: Any) -> NDArray[Any]:
-    dtype, shape, data = msgspec.convert(value, tuple[str, tuple[int, ...], bytes])
+    dtype, shape, data = msgspec.convert(
+        value, tuple[str, tuple[int, ...], bytearray]
+    )  # torch warns of memory it may not write
     if dtype not in _DTYPES:
         raise ValueError(f"array of dtype {dtype!r}, expected one of {', '.join(_DTYPES)}")
     if min(shape, default=0) < 0 or len(data) != math.prod(shape) * np.dtype(dtype).itemsize:

@@ -72,7 +72,12 @@ class Natural(_Table, tag="natural", tag_field="kind", frozen=True, kw_only=True
     """The column that names the client."""
 
 
-Partition = Iid | Dirichlet | DirichletByClass | Shards | Quantity | Natural
+class Own(_Table, tag="own", tag_field="kind", frozen=True, kw_only=True):
+    """Nothing is dealt out: every node of a federation over a network brings its own training set, and says which tier
+    it is of. `source` is what the server tests on; its training set stands for the form of a sample alone."""
+
+
+Partition = Iid | Dirichlet | DirichletByClass | Shards | Quantity | Natural | Own
 
 
 class Data(_Table, frozen=True, kw_only=True):

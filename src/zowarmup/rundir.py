@@ -21,15 +21,16 @@ from zowarmup.ledger import FILES as LEDGER
 from zowarmup.ledger import Head, Ledger
 from zowarmup.writers import LOCK, locked
 
-RECIPE, METRICS, SUMMARY, MODEL, REPORT = (
+RECIPE, METRICS, SUMMARY, MODEL, REPORT, STATUS = (
     "run.toml",
     "metrics.jsonl",
     "summary.json",
     "model.safetensors",
     "report.html",
+    "status.json",
 )
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR}
-_DERIVED = (RECIPE, METRICS, SUMMARY, MODEL, REPORT)
+_DERIVED = (RECIPE, METRICS, SUMMARY, MODEL, REPORT, STATUS)
 _UNBORN = {LOCK, f".{LEDGER[0]}", f".{LEDGER[0]}-journal"}
 """What a run leaves that was killed before it had a ledger."""
 

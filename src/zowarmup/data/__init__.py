@@ -14,6 +14,7 @@
 from zowarmup.data.dataset import Dataset, Split, from_arrays
 from zowarmup.data.federation import ClientData, Federation, federate
 from zowarmup.data.fetch import fetch
+from zowarmup.data.own import load_own
 from zowarmup.data.partition import partition
 from zowarmup.data.samples import Samples
 from zowarmup.data.sources import digits, load
@@ -29,5 +30,6 @@ __all__ = [
     "fetch",
     "from_arrays",
     "load",
+    "load_own",
     "partition",
 ]

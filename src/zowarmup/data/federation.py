@@ -44,12 +44,14 @@ class Federation:
         classes: number of classes; None where targets are not classes.
         class_counts: training samples of each class at each client, shape ``(clients, classes)``, or None.
         dataset_digest: of the dataset that the indices point into.
+        fixed_digest: of the federation, where it was worked out before indices were let go of.
     """
 
     clients: tuple[ClientData, ...]
     classes: int | None
     class_counts: NDArray[np.int64] | None
     dataset_digest: str = ""
+    fixed_digest: str = ""
 
     def members(self, tier: Literal["high", "low", "all"]) -> tuple[int, ...]:
         """The clients of a tier, ascending."""
@@ -76,7 +78,7 @@ class Federation:
 
     def digest(self) -> str:
         """blake2b-256, in hex, of the dataset's digest and of every client's indices and tier."""
-        return self._digest
+        return self.fixed_digest or self._digest
 
     @cached_property
     def _members(self) -> dict[str, tuple[int, ...]]:

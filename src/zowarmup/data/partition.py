@@ -16,7 +16,7 @@ from zowarmup.data.dataset import Split
 from zowarmup.data.equal_size import bounded, equal_size_counts, near_equal
 from zowarmup.draws import Draw
 from zowarmup.errors import DataError
-from zowarmup.recipe import Dirichlet, DirichletByClass, Iid, Natural, Partition, Quantity, Shards
+from zowarmup.recipe import Dirichlet, DirichletByClass, Iid, Natural, Own, Partition, Quantity, Shards
 
 _TRIES = 1000
 _NOBODY = -1
@@ -42,6 +42,11 @@ def partition(settings: Partition, train: Split, *, clients: int | None, seed: i
     >>> [part.tolist() for part in partition(Shards(per_client=1), train, clients=2, seed=0)]
     [[0, 2, 4], [1, 3, 5]]
     """
+    if isinstance(settings, Own):
+        raise DataError(
+            'data.partition = { kind = "own" }: every node brings its own data, and there are no nodes in one process',
+            hint="`zowarmup server` runs it; `zowarmup join HOST:PORT --data FILE` brings data",
+        )
     if isinstance(settings, Natural):
         owner = _natural(settings, train, clients, seed)
         return _indices(owner, int(owner.max()) + 1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from zowarmup.data import Federation, Samples
 from zowarmup.errors import ClientError, ZOWarmUpError
+from zowarmup.ledger import Ledger
 from zowarmup.model import Model
 from zowarmup.phases import Client, Phase
 from zowarmup.protocol import Report, Request
@@ -33,6 +34,9 @@ class Local:
     task: Task
     seed: int
     visit: Callable[[Sequence[Request]], Sequence[Request]] | None = None
+
+    def follow(self, ledger: Ledger) -> None:
+        """See :class:`Engine`. Clients in this process see the state itself."""
 
     def reports(self, phase: Phase, requests: Sequence[Request], state: State) -> Iterator[Report]:
         """See :class:`Engine`. Each report is made when it is asked for.

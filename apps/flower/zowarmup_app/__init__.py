@@ -1,0 +1,1 @@
+"""The Flower app; `zowarmup.engines.flower` has what it does."""
