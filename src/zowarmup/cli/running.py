@@ -7,7 +7,7 @@ no time.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -15,6 +15,14 @@ from zowarmup.cli import consoles
 from zowarmup.cli.ending import INTERRUPTED
 from zowarmup.cli.options import Debug, Device, Force, Json, Quiet, RecipeName, RunDir, Seed, Set
 from zowarmup.errors import UsageError
+
+if TYPE_CHECKING:
+    from zowarmup.recorder import Callback
+
+TensorBoard = Annotated[
+    Path | None,
+    Parameter(name="--tensorboard", help="Write every round's scalars to this folder, for TensorBoard."),
+]
 
 
 def run(
@@ -28,6 +36,7 @@ def run(
         Path | None,
         Parameter(help="A run with the same first phases: its rounds are taken over instead of being run again."),
     ] = None,
+    tensorboard: TensorBoard = None,
     device: Device = "auto",
     force: Force = False,
     as_json: Json = False,
@@ -50,10 +59,13 @@ def run(
     loaded = recipes.load(recipe, overrides=(*set_, *seeds))
     folder = out or Path("runs") / f"{loaded.name}-seed{loaded.seed}"
     check(folder, force=force)  # before anything heavy is imported
+    boards = _boards(tensorboard, new=True, force=force)
     with consoles.told_where(folder), live.run_view(loaded, quiet=quiet) as view:
         from zowarmup.loop import run as run_recipe
 
-        trained = run_recipe(loaded, out=folder, device=device, force=force, beginning=beginning, callbacks=(view,))
+        trained = run_recipe(
+            loaded, out=folder, device=device, force=force, beginning=beginning, callbacks=(view, *boards)
+        )
     results.show_run(trained.summary, folder, as_json=as_json)
 
 
@@ -66,6 +78,7 @@ def resume(
         Parameter(help="Rounds of the whole run from now on, or +100 for 100 more; the last phase gets them."),
     ] = None,
     set_: Set = (),
+    tensorboard: TensorBoard = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -89,10 +102,11 @@ def resume(
     with Ledger.open(directory) as ledger:
         ledger.check()
         recipe, last = History(ledger).recipe, ledger.last
+    boards = _boards(tensorboard, new=False, force=False)
     with consoles.told_where(directory), live.run_view(recipe, quiet=quiet, done=max(last, 0)) as view:
         from zowarmup.loop import resume as go_on
 
-        trained = go_on(directory, rounds=rounds, device=device, overrides=set_, callbacks=(view,))
+        trained = go_on(directory, rounds=rounds, device=device, overrides=set_, callbacks=(view, *boards))
     if trained.summary["rounds"] == last:
         consoles.note(f"{directory}: {results.finished(trained.recipe)}")
     results.show_run(trained.summary, directory, as_json=as_json)
@@ -200,6 +214,17 @@ def fetch(
 
         data.fetch(name, folder, force=force)
     consoles.print_path(folder)
+
+
+def _boards(folder: Path | None, *, new: bool, force: bool) -> tuple[Callback, ...]:
+    """The callback that writes for TensorBoard, where it is asked for; a new run wants a folder without scalars."""
+    if folder is None:
+        return ()
+    from zowarmup import boards
+
+    if new:
+        boards.check(folder, force=force)
+    return (boards.tensorboard(folder, force=force),)
 
 
 def _numbers(option: str, text: str) -> list[int]:
