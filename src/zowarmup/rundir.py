@@ -31,6 +31,8 @@ RECIPE, METRICS, SUMMARY, MODEL, REPORT, STATUS = (
 )
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR}
 _DERIVED = (RECIPE, METRICS, SUMMARY, MODEL, REPORT, STATUS)
+SERVER = "server"
+"""A folder of the server's, where nodes take part; no part of the run."""
 _UNBORN = {LOCK, f".{LEDGER[0]}", f".{LEDGER[0]}-journal"}
 """What a run leaves that was killed before it had a ledger."""
 
@@ -46,7 +48,7 @@ def check(path: Path, *, force: bool = False) -> None:
             raise OutputError(f"{path}: cannot be written to: no permission", path=path)
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: is a file, expected a directory", path=path)
-        if not force and path.is_dir() and {entry.name for entry in path.iterdir()} - _UNBORN:
+        if not force and path.is_dir() and {entry.name for entry in path.iterdir()} - _UNBORN - {SERVER}:
             hint = "choose another --out, or --force to replace it"
             if (path / LEDGER[0]).is_file():
                 hint = f"`zowarmup resume {path}` goes on with the run in it; --force replaces it"

@@ -11,13 +11,14 @@ from typing import Any
 from cyclopts import App, Group
 
 from zowarmup import __version__
-from zowarmup.cli import consoles, ledgers, looking, running
+from zowarmup.cli import certifying, consoles, federating, ledgers, looking, running
 from zowarmup.cli.ending import explain, sigterm_is_ctrl_c
 
 COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Running": (running.run, running.resume, running.compare, running.fetch),
     "Looking": (looking.recipes, looking.plan, looking.report),
     "The ledger": (ledgers.inspect, ledgers.verify, ledgers.diff, ledgers.replay, ledgers.export),
+    "A federation": (federating.server, federating.join, federating.status, certifying.certs),
 }
 """Every command, by its heading in help. A new one is a function in one of these modules, and is named here."""
 

@@ -105,8 +105,13 @@ def status(text: str) -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
-def told_where(folder: Path) -> Iterator[None]:
-    """Add to an error that passes through where the rounds until then are kept, and how to go on."""
+def told_where(folder: Path, *, again: bool = False) -> Iterator[None]:
+    """Add to an error that passes through where the rounds until then are kept, and how to go on.
+
+    Args:
+        folder: the run directory.
+        again: the same command goes on, in the place of `zowarmup resume`.
+    """
     before = _stamps(folder)
     try:
         yield
@@ -115,7 +120,7 @@ def told_where(folder: Path) -> Iterator[None]:
     except BaseException as error:
         after = _stamps(folder)
         if any(after) and after != before:
-            go_on = f"`zowarmup resume {shlex.quote(str(folder))}` goes on"
+            go_on = "the same command goes on" if again else f"`zowarmup resume {shlex.quote(str(folder))}` goes on"
             error.add_note(f"the rounds until then are in {folder}; {go_on}")
         raise
 

@@ -14,7 +14,7 @@
 from zowarmup.data.dataset import Dataset, Split, from_arrays
 from zowarmup.data.federation import ClientData, Federation, federate
 from zowarmup.data.fetch import fetch
-from zowarmup.data.own import load_own
+from zowarmup.data.own import alone, load_own
 from zowarmup.data.partition import partition
 from zowarmup.data.samples import Samples
 from zowarmup.data.sources import digits, load
@@ -25,6 +25,7 @@ __all__ = [
     "Federation",
     "Samples",
     "Split",
+    "alone",
     "digits",
     "federate",
     "fetch",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from zowarmup.data import columns
-from zowarmup.data.dataset import Split, from_arrays
+from zowarmup.data.dataset import Dataset, Split, from_arrays
 from zowarmup.data.parquet import ParquetRows
 from zowarmup.errors import DataError
 from zowarmup.recipe import Data
@@ -39,6 +39,12 @@ def load_own(path: Path, settings: Data) -> Split:
     labels = columns.read_labels(rows, found.label)
     split = columns.read(rows, found, labels, np.arange(rows.count), None)
     return from_arrays(split, split, name=str(path)).train
+
+
+def alone(path: Path, settings: Data) -> Dataset:
+    """The same as a data set by itself, with as many classes as its labels show; for trying things out."""
+    train = load_own(path, settings)
+    return from_arrays((train.x, train.y), (train.x[:1], train.y[:1]), name=str(path))
 
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:

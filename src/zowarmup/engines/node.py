@@ -20,7 +20,16 @@ from zowarmup.engines import wire
 from zowarmup.engines.replica import Replica
 from zowarmup.engines.wire import Answer, Card, Done, Enrol, Fault, Piece, Position, Question, Welcome, Work
 from zowarmup.engines.workshop import Materials, Tier, Workshop, furnish, received
-from zowarmup.errors import DataError, ModelError, RecipeError, ReplayMismatch, RunError, WireError, ZOWarmUpError
+from zowarmup.errors import (
+    DataError,
+    ModelError,
+    RecipeError,
+    ReplayMismatch,
+    RunError,
+    UsageError,
+    WireError,
+    ZOWarmUpError,
+)
 from zowarmup.memory import Peak
 from zowarmup.recipe import Recipe
 from zowarmup.state import State
@@ -88,6 +97,8 @@ class Node:
         try:
             answer = self._answer(wire.decode_question(content))
         except Exception as error:
+            if isinstance(error, UsageError):
+                self.refused = error  # a person has to do something first
             answer = self._failed(error)
         return wire.encode(msgspec.structs.replace(answer, wire=self.counter()))
 

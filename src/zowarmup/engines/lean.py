@@ -1,0 +1,316 @@
+"""A node as one process: our `Node` on Flower's own fleet connection, without a process a message.
+
+Flower's stock SuperNode starts a ClientApp process for every message and looks for messages every three seconds. This
+does what it does, over the same HTTP interface, and stays. It uses parts of flwr 1.41.0 that are not public; all of
+them are imported here, and tests/engines/test_lean.py holds them to what is expected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from zowarmup.engines.flower import pack, unpack
+from zowarmup.engines.node import Node
+from zowarmup.errors import ConnectionLost, UsageError
+
+try:
+    import httpx
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+    from flwr.app import Message
+    from flwr.app.message import remove_content_from_message
+    from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+    from flwr.common.serde import message_to_proto
+    from flwr.proto.fleet_pb2 import (
+        ActivateNodeRequest,
+        DeactivateNodeRequest,
+        PullMessagesRequest,
+        PushMessagesRequest,
+        RegisterNodeFleetRequest,
+        UnregisterNodeFleetRequest,
+    )
+    from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+    from flwr.proto.node_pb2 import Node as FlowerNode
+    from flwr.supercore.heartbeat import HeartbeatSender
+    from flwr.supercore.inflatable.inflatable_object import (
+        get_all_nested_objects,
+        get_object_tree,
+        iterate_object_tree,
+        no_object_id_recompute,
+    )
+    from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+        make_confirm_message_received_fn_protobuf,
+        make_pull_object_fn_protobuf,
+        make_push_object_fn_protobuf,
+    )
+    from flwr.supercore.inflatable.inflatable_utils import (
+        inflate_object_from_contents,
+        pull_objects,
+        push_objects,
+    )
+    from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+    from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+    from flwr.supercore.task_identity import TaskIdentity
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+except ImportError as error:
+    raise UsageError(
+        f"a node needs flwr 1.41.0, and it is not as expected: {error}", hint="pip install 'zowarmup[flower]'"
+    ) from error
+
+_SOFT_STATUSES = (429, 500, 502, 503, 504)
+_ACTIVE_SECONDS = 0.05
+_TCP_INFO_COUNTS = struct.Struct("<120xQQ")  # linux/tcp.h: tcpi_bytes_acked, tcpi_bytes_received
+
+
+@dataclass(frozen=True)
+class Link:
+    """How a node reaches its server.
+
+    Args:
+        address: ``HOST:PORT`` of the server.
+        root_certificates: PEM of the authority that signed the server's certificate; without TLS where left out.
+        key: the node's own OpenSSH key (ECDSA P-384), where the server asks for one.
+        connect_seconds: after that long without a server, give up.
+        patience_seconds: likewise for a server that was there and is gone.
+        idle_seconds: between two looks for messages, where there have been none for a while.
+    """
+
+    address: str
+    root_certificates: Path | None = None
+    key: Path | None = None
+    connect_seconds: float = 20.0
+    patience_seconds: float = 600.0
+    idle_seconds: float = 3.0
+
+    def __post_init__(self) -> None:
+        host, colon, port = self.address.rpartition(":")
+        if not host or not colon or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise UsageError(f"{self.address}: expected HOST:PORT, for instance 192.168.0.5:9092")
+        if self.key is not None and self.root_certificates is None:
+            raise UsageError("--key goes with --ca: a node with a key talks TLS alone")
+        for name in ("root_certificates", "key"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise UsageError(f"{path}: there is no such file", hint="`zowarmup certs` makes it")
+
+
+@dataclass
+class Lean:
+    """Answers a server's messages until the run is over.
+
+    Args:
+        node: what answers.
+        link: where to.
+        say: called with lines for people.
+    """
+
+    node: Node
+    link: Link
+    say: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _counts: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False)
+    _forgotten: bool = field(default=False, init=False, repr=False)
+    _gone: tuple[int, int] = field(default=(0, 0), init=False, repr=False)
+
+    def run(self) -> None:
+        """Connect, and answer until the server says that the run has ended.
+
+        Raises:
+            ConnectionLost: there is no server, it does not let this node in, or it was gone for too long.
+            RunError: this node cannot take part in the run.
+        """
+        self.node.counter = self.counted
+        keys = self._keys()
+        lost: float | None = None
+        connected = False
+        while not self.node.over:
+            try:
+                with self._session(keys) as (client, node):
+                    self.say(f"connected to {self.link.address} as node {node.node_id}")
+                    connected, lost = True, None
+                    self._answer(client, node)
+            except (httpx.HTTPError, OSError) as error:
+                self._refuse(error)
+                now = self.clock()
+                lost = now if lost is None else lost
+                limit = self.link.patience_seconds if connected else self.link.connect_seconds
+                if now - lost > limit:
+                    raise ConnectionLost(
+                        f"{self.link.address}: no server answers for {limit:g} seconds: {_reason(error)}",
+                        hint="is `zowarmup server` running there, and is this its address?",
+                        address=self.link.address,
+                    ) from error
+                self.say(f"no connection to {self.link.address}: {_reason(error)}; trying again")
+                self.sleep(1.0)
+
+    def counted(self) -> tuple[int, int]:
+        """Bytes sent and received at the socket since the start, TLS and headers of HTTP included; 0 off Linux."""
+        sent, received = zip(self._gone, *self._counts.values(), strict=True)
+        return sum(sent), sum(received)
+
+    def _keys(self) -> Any:
+        if self.link.key is None:
+            return generate_key_pairs()
+        try:
+            private = load_ssh_private_key(self.link.key.read_bytes(), None)
+        except (ValueError, TypeError, OSError) as error:
+            raise UsageError(f"{self.link.key}: not an OpenSSH private key without a passphrase: {error}") from None
+        if not isinstance(private, ec.EllipticCurvePrivateKey):
+            raise UsageError(f"{self.link.key}: expected an ECDSA key", hint="`zowarmup certs --node NAME` makes one")
+        return private, private.public_key()
+
+    @contextlib.contextmanager
+    def _session(self, keys: Any) -> Iterator[tuple[FleetHttpClient, FlowerNode]]:
+        """A connection on which this node is known to the server."""
+        private, public = keys
+        roots = None if self.link.root_certificates is None else str(self.link.root_certificates)
+        interceptors: list[Any] = [
+            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+            NodeAuthHttpInterceptor(private, public),
+        ]
+        with FleetHttpClient.from_server_address(self.link.address, roots is None, roots, interceptors) as client:
+            client._client.event_hooks = {"response": [self._count]}
+            own = public_key_to_bytes(public)
+            if self.link.key is None:
+                client.RegisterNode(RegisterNodeFleetRequest(public_key=own))
+            activation = ActivateNodeRequest(public_key=own, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+            self._forgotten = False
+            node = FlowerNode(node_id=client.ActivateNode(activation).node_id)
+            TaskIdentity.task_id = TaskIdentity.run_id = 1  # Message() asks for them, outside Flower's processes too
+            TaskIdentity.node_id = node.node_id
+            beats = HeartbeatSender(lambda: self._beat(client, node))
+            beats.start()
+            try:
+                yield client, node
+            finally:
+                beats.stop()
+                with contextlib.suppress(httpx.HTTPError, RuntimeError, OSError):
+                    client.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))
+                    if self.link.key is None:
+                        client.UnregisterNode(UnregisterNodeFleetRequest(node_id=node.node_id))
+
+    def _beat(self, client: FleetHttpClient, node: FlowerNode) -> bool:
+        """Tell the server that this node is there, however long its work takes."""
+        alive = SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+        try:
+            self._forgotten = not client.SendNodeHeartbeat(alive).success
+        except httpx.HTTPStatusError as error:
+            self._forgotten = error.response.status_code not in _SOFT_STATUSES
+        except httpx.HTTPError:
+            return False  # sent again soon
+        return True
+
+    def _answer(self, client: FleetHttpClient, node: FlowerNode) -> None:
+        """Look for messages and answer them; less often while there are none."""
+        pause = _ACTIVE_SECONDS
+        while not self.node.over:
+            if self._forgotten:
+                raise OSError("the server does not know this node any more")
+            pulled = client.PullMessages(PullMessagesRequest(node=node))
+            if pulled.messages_list:
+                self._one(client, node, pulled.messages_list[0], pulled.message_object_trees[0])
+                pause = _ACTIVE_SECONDS
+                continue
+            if self.node.refused is not None:
+                raise self.node.refused
+            self.sleep(pause)
+            pause = min(pause * 1.3, self.link.idle_seconds)
+
+    def _one(self, client: FleetHttpClient, node: FlowerNode, message: Any, tree: Any) -> None:
+        """Fetch a message, answer it, and send the answer."""
+        run, name = message.metadata.run_id, message.metadata.message_id
+        pull = make_pull_object_fn_protobuf(client.PullObject, node, run)
+        contents = pull_objects([each.object_id for each in iterate_object_tree(tree)], pull)
+        make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, run)(name)
+        asked = cast(Message, inflate_object_from_contents(name, contents))
+        asked.metadata.__dict__["_message_id"] = name
+        began = self.clock()
+        reply = Message(pack(self.node.answer(unpack(asked.content))), reply_to=asked)
+        with no_object_id_recompute():
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            objects = get_all_nested_objects(reply)
+            response = client.PushMessages(
+                PushMessagesRequest(
+                    node=node,
+                    messages_list=[message_to_proto(remove_content_from_message(reply))],
+                    message_object_trees=[get_object_tree(reply)],
+                    clientapp_runtime_list=[self.clock() - began],
+                )
+            )
+            push = make_push_object_fn_protobuf(client.PushObject, node, run, response.session_id)
+            push_objects(objects, push, object_ids_to_push=set(response.objects_to_push))
+
+    def _count(self, response: Any) -> None:
+        """After each response: what the kernel has counted on its connection."""
+        stream = response.extensions.get("network_stream")
+        connection = None if stream is None else stream.get_extra_info("socket")
+        if connection is None or sys.platform != "linux":
+            return
+        with contextlib.suppress(OSError):
+            port = connection.getsockname()[1]
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_COUNTS.size)
+            sent, received = _TCP_INFO_COUNTS.unpack(info)
+            before = self._counts.get(port, (0, 0))
+            if sent < before[0]:  # a new connection from the same port
+                self._gone = self._gone[0] + before[0], self._gone[1] + before[1]
+            self._counts[port] = sent, received
+
+    def _refuse(self, error: Exception) -> None:
+        """Raise where trying again does not help: certificates, keys, something else than a server of ours."""
+        cause = _certificate_fault(error)
+        address = self.link.address
+        if cause is not None:
+            raise ConnectionLost(
+                f"{address}: the server's certificate is not accepted: {cause}",
+                hint="--ca is the ca.crt of the folder that `zowarmup certs` made; its --host names the server's hosts",
+                address=address,
+            ) from error
+        if isinstance(error, httpx.HTTPStatusError):
+            status = error.response.status_code
+            if status in (401, 403):
+                raise ConnectionLost(
+                    f"{address}: the server does not let this node in (HTTP {status}): {_detail(error)}",
+                    hint="--key is a key that the server knows: `zowarmup server --tls DIR` registers DIR/nodes/*.pub",
+                    address=address,
+                ) from error
+            if status not in _SOFT_STATUSES:
+                raise ConnectionLost(
+                    f"{address}: answers, but not as a server of ours (HTTP {status}): {_detail(error)}",
+                    hint="is it the address that `zowarmup server` listens on, with the same version of Flower?",
+                    address=address,
+                ) from error
+        if isinstance(error, httpx.RemoteProtocolError | httpx.UnsupportedProtocol):
+            secure = "without TLS (leave --ca out)" if self.link.root_certificates else "TLS (--ca DIR/ca.crt)"
+            raise ConnectionLost(
+                f"{address}: answers, but does not speak HTTP with this node: {_reason(error)}",
+                hint=f"a server that talks {secure}, or another program",
+                address=address,
+            ) from error
+
+
+def _certificate_fault(error: BaseException | None) -> str | None:
+    """What is wrong with a certificate, where that is what is wrong."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _detail(error: Any) -> str:
+    return str(error.response.text).strip()[:200] or error.response.reason_phrase
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
