@@ -1,9 +1,10 @@
 """A server in one command: Flower's SuperLink and SuperExec beside it, the run on them, and a page that says how it is.
 
 OUT/           the run directory
-OUT/server/    what belongs to the server and not to the run: Flower's home, database and logs, the recipe as it was given
+OUT/server/    what belongs to the server and not to the run: Flower's home, database and logs, the recipe as given
 
-Every process that is started here ends with this one; the run itself is in its ledger, so that the same command goes on.
+Every process that is started here ends with this one; the run itself is in its ledger, so that the same command goes
+on.
 """
 
 from __future__ import annotations
@@ -308,7 +309,7 @@ class Host:
                 self.end_headers()
                 self.wfile.write(content)
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, *args: object) -> None:
                 """Nothing: who looks is nobody's business."""
 
         with ThreadingHTTPServer((self.address.host, self.address.port + 1), Page) as page:

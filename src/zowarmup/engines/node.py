@@ -12,14 +12,14 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 
 from zowarmup import chain, data, protocol
-from zowarmup.directions import select
 from zowarmup.disk import Disk
 from zowarmup.engines import wire
 from zowarmup.engines.replica import Replica
 from zowarmup.engines.wire import Answer, Card, Done, Enrol, Fault, Piece, Position, Question, Welcome, Work
-from zowarmup.engines.workshop import Materials, Tier, Workshop, furnish, received
+from zowarmup.engines.workshop import Materials, Tier, Workshop, backend, furnish, received
 from zowarmup.errors import (
     DataError,
     ModelError,
@@ -254,8 +254,9 @@ class Place:
     def replica(self) -> Replica:
         """The node's copy of the state."""
         welcome = self.enrolment.welcome
-        directions = select("cpu", threads=self.recipe.run.threads)
-        return Replica(self.folder, run=welcome.run, table=Table.parse(welcome.table), directions=directions)
+        table = Table.parse(welcome.table)
+        directions = backend(torch.device("cpu"), table, threads=self.recipe.run.threads)
+        return Replica(self.folder, run=welcome.run, table=table, directions=directions)
 
     @cached_property
     def shop(self) -> Workshop:

@@ -11,11 +11,13 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from zowarmup import chain, data, recipes
 from zowarmup.data import ClientData, Dataset, Federation
-from zowarmup.directions import check_denormals, select
+from zowarmup.directions import Directions, check_denormals, select
+from zowarmup.directions.torch_ops import TorchDirections
 from zowarmup.engines.wire import Card, Welcome
 from zowarmup.errors import DataError, ModelError, RecipeError
 from zowarmup.experiment import Experiment, arithmetic, assemble, choose_device, data_digest
@@ -26,6 +28,7 @@ from zowarmup.state import State
 from zowarmup.table import Table
 
 Tier = Literal["high", "low"]
+_FEW = 2**20  # parameters
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,8 @@ def furnish(recipe: Recipe, welcome: Welcome, materials: Materials) -> Workshop:
         ModelError: the model is not the server's.
         UsageError: another kind of it, for what does not fit.
     """
-    device = choose_device(materials.device)
-    directions = select(device, threads=recipe.run.threads)
+    device, table = choose_device(materials.device), Table.parse(welcome.table)
+    directions = backend(device, table, threads=recipe.run.threads)
     check_denormals(directions)
     if materials.data is not None:
         dataset, federation, indices = _own(recipe, welcome, materials.data)
@@ -148,7 +151,7 @@ def furnish(recipe: Recipe, welcome: Welcome, materials: Materials) -> Workshop:
             dataset, federation, indices = _alone(dataset, federation, welcome.client)
     backprop = not materials.alone or federation.clients[welcome.client].tier == "high"
     experiment = assemble(recipe, dataset, federation, device=device, directions=directions, backprop=backprop)
-    if fault := experiment.model.table.unlike(Table.parse(welcome.table)):
+    if fault := experiment.model.table.unlike(table):
         raise ModelError(
             f"model.net = {recipe.model.net}: is not the server's: {fault}",
             hint="both sides need the same versions of zowarmup and of the code that makes the net",
@@ -160,6 +163,13 @@ def furnish(recipe: Recipe, welcome: Welcome, materials: Materials) -> Workshop:
             hint="data, partition and tiers must be the same on both sides: other files, or another version?",
         )
     return Workshop(experiment, indices)
+
+
+def backend(device: torch.device, table: Table, *, threads: int) -> Directions:
+    """The backend of directions for a node: Numba takes 60 MB, and is worth it where there are many parameters."""
+    if device.type == "cpu" and table.size <= _FEW:
+        return TorchDirections(device)
+    return select(device, threads=threads)
 
 
 Shelf = tuple[Dataset, Federation, dict[int, NDArray[np.int64]]]
