@@ -331,6 +331,8 @@ class Exchange:
 
     def _unheard(self, flying: _Flying, why: str) -> None:
         """A message has no answer: ask again, where there is something to ask."""
+        if flying.kind == "end":
+            return
         self.board.unheard(flying.node, why)
         seat, asked = self.roster.of(flying.node), self._current(flying)
         if flying.kind == "welcome" and seat is not None:

@@ -12,13 +12,15 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from zowarmup.engines.flower import pack, unpack
+from zowarmup.engines.flower import hurry, pack, unpack
 from zowarmup.engines.node import Node
 from zowarmup.errors import ConnectionLost, UsageError
 
@@ -28,7 +30,7 @@ try:
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
     from flwr.app import Message
     from flwr.app.message import remove_content_from_message
-    from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+    from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, TIMESTAMP_HEADER
     from flwr.common.serde import message_to_proto
     from flwr.proto.fleet_pb2 import (
         ActivateNodeRequest,
@@ -40,7 +42,8 @@ try:
     )
     from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
     from flwr.proto.node_pb2 import Node as FlowerNode
-    from flwr.supercore.heartbeat import HeartbeatSender
+    from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+    from flwr.supercore.date import now
     from flwr.supercore.inflatable.inflatable_object import (
         get_all_nested_objects,
         get_object_tree,
@@ -57,11 +60,10 @@ try:
         pull_objects,
         push_objects,
     )
-    from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-    from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+    from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes, sign_message
+    from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
     from flwr.supercore.task_identity import TaskIdentity
     from flwr.supernode.fleet_http_client import FleetHttpClient
-    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 except ImportError as error:
     raise UsageError(
         f"a node needs flwr 1.41.0, and it is not as expected: {error}", hint="pip install 'zowarmup[flower]'"
@@ -69,7 +71,25 @@ except ImportError as error:
 
 _SOFT_STATUSES = (429, 500, 502, 503, 504)
 _ACTIVE_SECONDS = 0.05
+_AGAIN_SECONDS = 1.0
 _TCP_INFO_COUNTS = struct.Struct("<120xQQ")  # linux/tcp.h: tcpi_bytes_acked, tcpi_bytes_received
+
+
+@dataclass(frozen=True)
+class _Signs:
+    """Signs a node's requests with its key, as Flower's own interceptor does, whose module brings 18 MB."""
+
+    private: ec.EllipticCurvePrivateKey
+    public: bytes
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """See flwr.supernode.node_auth_http_interceptor."""
+        timestamp = now().isoformat()
+        signature = sign_message(self.private, timestamp.encode("ascii"))
+        context.request.headers[FLEET_HTTP_PUBLIC_KEY_HEADER] = b64encode(self.public).decode("ascii")
+        context.request.headers[TIMESTAMP_HEADER] = timestamp
+        context.request.headers[FLEET_HTTP_SIGNATURE_HEADER] = b64encode(signature).decode("ascii")
+        return call_next(context)
 
 
 @dataclass(frozen=True)
@@ -130,6 +150,7 @@ class Lean:
             ConnectionLost: there is no server, it does not let this node in, or it was gone for too long.
             RunError: this node cannot take part in the run.
         """
+        hurry()
         self.node.counter = self.counted
         keys = self._keys()
         lost: float | None = None
@@ -174,12 +195,9 @@ class Lean:
     def _session(self, keys: Any) -> Iterator[tuple[FleetHttpClient, FlowerNode]]:
         """A connection on which this node is known to the server."""
         private, public = keys
+        signs = _Signs(private, public_key_to_bytes(public))
         roots = None if self.link.root_certificates is None else str(self.link.root_certificates)
-        interceptors: list[Any] = [
-            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-            NodeAuthHttpInterceptor(private, public),
-        ]
-        with FleetHttpClient.from_server_address(self.link.address, roots is None, roots, interceptors) as client:
+        with FleetHttpClient.from_server_address(self.link.address, roots is None, roots, [signs]) as client:
             client._client.event_hooks = {"response": [self._count]}
             own = public_key_to_bytes(public)
             if self.link.key is None:
@@ -189,27 +207,31 @@ class Lean:
             node = FlowerNode(node_id=client.ActivateNode(activation).node_id)
             TaskIdentity.task_id = TaskIdentity.run_id = 1  # Message() asks for them, outside Flower's processes too
             TaskIdentity.node_id = node.node_id
-            beats = HeartbeatSender(lambda: self._beat(client, node))
+            stop = threading.Event()
+            beats = threading.Thread(target=self._beats, args=(client, node, stop), daemon=True)
             beats.start()
             try:
                 yield client, node
             finally:
-                beats.stop()
+                stop.set()
+                beats.join()
                 with contextlib.suppress(httpx.HTTPError, RuntimeError, OSError):
                     client.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))
                     if self.link.key is None:
                         client.UnregisterNode(UnregisterNodeFleetRequest(node_id=node.node_id))
 
-    def _beat(self, client: FleetHttpClient, node: FlowerNode) -> bool:
-        """Tell the server that this node is there, however long its work takes."""
+    def _beats(self, client: FleetHttpClient, node: FlowerNode, stop: threading.Event) -> None:
+        """Tell the server that this node is there, however long its work takes. (Flower's own sender brings 14 MB.)"""
         alive = SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
-        try:
-            self._forgotten = not client.SendNodeHeartbeat(alive).success
-        except httpx.HTTPStatusError as error:
-            self._forgotten = error.response.status_code not in _SOFT_STATUSES
-        except httpx.HTTPError:
-            return False  # sent again soon
-        return True
+        wait = HEARTBEAT_DEFAULT_INTERVAL / 2
+        while not stop.wait(wait):
+            wait = HEARTBEAT_DEFAULT_INTERVAL / 2
+            try:
+                self._forgotten = not client.SendNodeHeartbeat(alive).success
+            except httpx.HTTPStatusError as error:
+                self._forgotten = error.response.status_code not in _SOFT_STATUSES
+            except httpx.HTTPError:
+                wait = _AGAIN_SECONDS
 
     def _answer(self, client: FleetHttpClient, node: FlowerNode) -> None:
         """Look for messages and answer them; less often while there are none."""
