@@ -41,6 +41,13 @@ _NAME = "zowarmup"  # of the connection, in Flower's configuration
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _RESTARTS = 3
+_PAGE_SECONDS = 10.0
+_WATCHED = (
+    "import runpy, sys; from flwr.supercore.app_utils import start_parent_process_monitor; "
+    "del sys.argv[0]; start_parent_process_monitor(int(sys.argv.pop(0))); "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+"""Runs a program that ends with the process whose id comes first; some of Flower's have `--parent-pid` for it."""
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -125,6 +132,7 @@ class Host:
         files = None if self.tls is None else certs.server_files(self.tls)
         self._check()
         self._furnish(files)
+        self._outdate()
         with self._page(files):
             for attempt in range(_RESTARTS + 1):
                 before = self._status().get("at")
@@ -196,7 +204,7 @@ class Host:
         link += ["--enable-supernode-auth"] if keys else []
         superlink = self._start(link, "superlink.log")
         self._listening(superlink)
-        executor = ["flower-superexec", "--runtime-api-address", self.address.local]
+        executor = ["flower-superexec", "--runtime-api-address", self.address.local, "--parent-pid", str(os.getpid())]
         executor += ["--insecure"] if files is None else ["--root-certificates", str(files.ca)]
         superexec = self._start(executor, "superexec.log")
         for key in keys:
@@ -225,15 +233,16 @@ class Host:
         return ["--run-config", str(self._home / "run-config.toml")]
 
     def _start(self, command: list[str], log: str | None) -> subprocess.Popen[bytes]:
-        """Start one of Flower's programs, in a group of its own, so that Ctrl-C is heard here alone."""
+        """Start one of Flower's programs, in a group of its own, so that Ctrl-C is heard here alone; it ends with this
+        process, however that ends."""
         out: IO[bytes] | int = subprocess.PIPE if log is None else (self._home / log).open("ab")
         try:
             child = subprocess.Popen(
-                [_tool(command[0]), *command[1:]],
+                [sys.executable, "-c", _WATCHED, str(os.getpid()), _tool(command[0]), *command[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **_QUIET, "FLWR_HOME": str(self._home.absolute())},
+                env=self._environment(),
                 start_new_session=True,
             )
         finally:
@@ -241,6 +250,11 @@ class Host:
                 out.close()
         self._children.append(child)
         return child
+
+    def _environment(self) -> dict[str, str]:
+        """Of Flower's programs, which find each other on the path, also where this environment is not activated."""
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        return {**os.environ, **_QUIET, "PATH": path, "FLWR_HOME": str(self._home.absolute())}
 
     def _listening(self, superlink: subprocess.Popen[bytes]) -> None:
         host, _, port = self.address.local.rpartition(":")
@@ -256,8 +270,7 @@ class Host:
     def _register(self, key: Path) -> None:
         """Let a node's key in; one that is known already is fine."""
         command = [_tool("flwr"), "supernode", "register", str(key), _NAME]
-        environment = {**os.environ, **_QUIET, "FLWR_HOME": str(self._home.absolute())}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_START_SECONDS)
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=_START_SECONDS)
         told = f"{done.stdout}\n{done.stderr}".strip()
         if done.returncode and "already" not in told.lower():
             raise RunError(f"{key}: cannot be registered: {told.splitlines()[-1] if told else 'no reason given'}")
@@ -285,6 +298,13 @@ class Host:
             child.wait()
         self._children.clear()
 
+    def _outdate(self) -> None:
+        """Let the status of an earlier session say that a new one begins."""
+        if status := self._status():
+            status["state"] = "starting"
+            status.pop("error", None)
+            Disk(sync=False).write(self.out / STATUS, json.dumps(status).encode())
+
     def _status(self) -> dict[str, Any]:
         try:
             found = json.loads((self.out / STATUS).read_text())
@@ -295,33 +315,62 @@ class Host:
     @contextlib.contextmanager
     def _page(self, files: certs.Files | None) -> Iterator[None]:
         """While open, the status is at the next port, as JSON."""
-        read = self._status
-
-        class Page(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if self.path != "/status":
-                    self.send_error(404)
-                    return
-                content = json.dumps(read() or {"state": "starting"}).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *args: object) -> None:
-                """Nothing: who looks is nobody's business."""
-
-        with ThreadingHTTPServer((self.address.host, self.address.port + 1), Page) as page:
-            if files is not None:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                context.load_cert_chain(files.certificate, files.key)
-                page.socket = context.wrap_socket(page.socket, server_side=True)
-            threading.Thread(target=page.serve_forever, daemon=True).start()
+        context = None
+        if files is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(files.certificate, files.key)
+        with _Page(self.address, context, self._status) as page:
+            thread = threading.Thread(target=page.serve_forever, daemon=True)
+            thread.start()
             try:
                 yield
             finally:
                 page.shutdown()
+
+
+class _Page(ThreadingHTTPServer):
+    """Answers ``/status``; a connection that says nothing keeps nobody waiting.
+
+    Args:
+        address: of the server; the page is at the next port.
+        context: for TLS; without where left out.
+        read: gives the status.
+    """
+
+    def __init__(self, address: Address, context: ssl.SSLContext | None, read: Callable[[], Mapping[str, Any]]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        self.read, self._context = read, context
+        super().__init__((address.host, address.port + 1), _Asked)
+
+    def get_request(self) -> tuple[Any, Any]:
+        """The next connection; its handshake comes in a thread of its own."""
+        connection, peer = super().get_request()
+        if self._context is not None:
+            connection = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, peer
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Whoever asked has gone, or does not speak TLS: nothing of ours."""
+
+
+class _Asked(BaseHTTPRequestHandler):
+    timeout = _PAGE_SECONDS
+
+    def do_GET(self) -> None:
+        """The status."""
+        if self.path != "/status":
+            self.send_error(404)
+            return
+        assert isinstance(self.server, _Page)
+        content = json.dumps(self.server.read()).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        """Nothing: who looks is nobody's business."""
 
 
 def _tool(name: str) -> str:

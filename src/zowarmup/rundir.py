@@ -48,7 +48,7 @@ def check(path: Path, *, force: bool = False) -> None:
             raise OutputError(f"{path}: cannot be written to: no permission", path=path)
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: is a file, expected a directory", path=path)
-        if not force and path.is_dir() and {entry.name for entry in path.iterdir()} - _UNBORN - {SERVER}:
+        if not force and path.is_dir() and {entry.name for entry in path.iterdir()} - _UNBORN - {SERVER, STATUS}:
             hint = "choose another --out, or --force to replace it"
             if (path / LEDGER[0]).is_file():
                 hint = f"`zowarmup resume {path}` goes on with the run in it; --force replaces it"

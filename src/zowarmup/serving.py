@@ -73,6 +73,7 @@ def serve(serving: Serving, transport: Transport) -> Trained:
         patience=serving.patience,
         nodes=serving.nodes,
     )
+    board.began()
     try:
         trained = _run(serving, exchange, board, resume=there)
     except BaseException as error:

@@ -49,7 +49,7 @@ class Board:
             "state": "starting",
             "round": 0,
             "rounds": self.rounds,
-            "since": self._time(0),
+            "since": self._time(0.0),
             "phase": None,
             "kind": None,
             "cohort": 0,
@@ -69,7 +69,11 @@ class Board:
         clients = {
             str(client): {**known, "bytes": self._bytes.get(client, {})} for client, known in self._clients.items()
         }
-        return {**self._status, "at": self._time(0), "bytes": total, "clients": clients}
+        return {**self._status, "at": self._time(0.0), "bytes": total, "clients": clients}
+
+    def began(self) -> None:
+        """A session has begun; what the last one left is out of date."""
+        self._changed(now=True)
 
     def gathering(self, come: int, count: int, seconds: float) -> None:
         """So many nodes have come, of so many; the wait ends in ``seconds``."""
@@ -79,11 +83,12 @@ class Board:
 
     def joined(self, client: int, node: int, tier: Tier, why: str) -> None:
         """A node has become a client of a tier."""
+        self._status["turned"] = {other: told for other, told in self._status["turned"].items() if other != str(node)}
         self._clients[client] = self._clients.get(client, {}) | {
             "node": str(node),
             "tier": tier,
             "why": why,
-            "joined": self._time(0),
+            "joined": self._time(0.0),
         }
         self.say(f"client {client} is node {node}, {tier} tier{f' ({why})' if why else ''}")
         self._changed(now=True)
@@ -113,6 +118,7 @@ class Board:
         """A client's report came in time."""
         self._count(client)["payload_up"] += payload_bytes
         known = self._clients.setdefault(client, {})
+        known.pop("error", None)
         known |= {"round": self._status["round"], "seconds": seconds, "peak_memory_bytes": peak_memory_bytes}
         self._status["answered"] += 1
         self._changed()
@@ -137,6 +143,7 @@ class Board:
         """A client could not do what it was asked."""
         self._clients.setdefault(client, {})["error"] = why
         self.say(f"round {self._status['round']}: client {client}: {why}")
+        self._changed()
 
     def late(self, client: int, round: int) -> None:
         """An answer came when its round had closed, or a second time."""
