@@ -130,7 +130,7 @@ class Host:
             KeyboardInterrupt: passed on when everything has been stopped.
         """
         files = None if self.tls is None else certs.server_files(self.tls)
-        self._check()
+        self._check(files)
         self._furnish(files)
         self._outdate()
         with self._page(files):
@@ -155,9 +155,16 @@ class Host:
     def _home(self) -> Path:
         return self.out / SERVER
 
-    def _check(self) -> None:
+    def _check(self, files: certs.Files | None) -> None:
         if shutil.which(_tool("flower-superlink")) is None:
             raise UsageError("a server needs `flwr`, which is not installed", hint="pip install 'zowarmup[flower]'")
+        if files is not None:
+            own, hosts = self.address.local.rpartition(":")[0].strip("[]"), certs.describe(files.certificate).hosts
+            if own not in hosts:
+                raise UsageError(
+                    f"{files.certificate}: is for {', '.join(hosts)}, and this server reaches itself as {own}",
+                    hint=f"`zowarmup certs {self.tls} --host {' '.join((*hosts, own))}` makes another",
+                )
         for port in (self.address.port, self.address.port + 1):
             with socket.socket(socket.AF_INET6 if ":" in self.address.host else socket.AF_INET) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -60,6 +60,7 @@ _TABLES: tuple[tuple[str, type[msgspec.Struct]], ...] = (
     ('partition = { kind = "shards" }', recipe.Shards),
     ('partition = { kind = "quantity" }', recipe.Quantity),
     ('partition = { kind = "natural" }', recipe.Natural),
+    ('partition = { kind = "own" }', recipe.Own),
     ("[model]", recipe.ModelSettings),
     ("[run]", recipe.RunSettings),
     ('[[phase]] kind = "first-order"', recipe.FirstOrder),

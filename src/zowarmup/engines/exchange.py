@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -39,6 +39,7 @@ class Received(NamedTuple):
     error: str = ""
 
 
+@runtime_checkable
 class Transport(Protocol):
     """Carries bytes to nodes and back."""
 
@@ -214,16 +215,21 @@ class Exchange:
         return came
 
     def _look(self) -> None:
-        """Ask who is there, now and then; ask newcomers who they are."""
+        """Ask who is there, now and then; ask newcomers who they are, and tell them who they are until they know."""
         now = self.clock()
         if now - self._looked < _LOOK_SECONDS:
             return
         self._looked = now
+        before = set(self._there)
         self._there.clear()
         self._there.update(self.transport.nodes())
-        asking = {each.node for each in self._flying.values() if each.kind == "enrol"}
-        for node in sorted(self._there - asking - self.roster.turned.keys()):
-            if self.roster.of(node) is None:
+        waiting = [*self._flying.values(), *(flying for flying, _ in self._outbox)]
+        asked = {each.node for each in waiting if each.kind in ("enrol", "welcome")}
+        for node in sorted(self._there - asked):
+            seat = self.roster.of(node)
+            if seat is not None and not seat.ready:
+                self._welcome_to(seat)
+            elif seat is None and (node not in self.roster.turned or node not in before):
                 self._send(Enrol(recipe=self.recipe), _Flying(node, "enrol"))
 
     def _ask(self) -> None:
@@ -233,7 +239,9 @@ class Exchange:
             seat = self.roster.seats[client]
             if asked.state == "asked" and not self.roster.connected(seat):
                 asked.state = "waiting"
-            if asked.state != "waiting" or not seat.ready or not self.roster.connected(seat):
+            if asked.state != "waiting" or self.clock() < asked.after:
+                continue
+            if not seat.ready or not self.roster.connected(seat):
                 continue
             asked.tries += 1
             if asked.tries > TRIES:
@@ -330,15 +338,13 @@ class Exchange:
                 self._welcome_to(seat)
 
     def _unheard(self, flying: _Flying, why: str) -> None:
-        """A message has no answer: ask again, where there is something to ask."""
+        """A message has no answer: ask again when we have looked who is there; newcomers are asked by and by anyway."""
         if flying.kind == "end":
             return
         self.board.unheard(flying.node, why)
-        seat, asked = self.roster.of(flying.node), self._current(flying)
-        if flying.kind == "welcome" and seat is not None:
-            self._welcome_to(seat)
-        elif asked is not None:
-            asked.state = "waiting"
+        asked = self._current(flying)
+        if asked is not None and self.roster.of(flying.node) is not None:  # else another node is the client by now
+            asked.state, asked.after = "waiting", self.clock() + _LOOK_SECONDS
 
     def _current(self, flying: _Flying) -> Asked | None:
         """The client that a message asked, where its round is still open and it has not answered."""
@@ -359,6 +365,9 @@ class Exchange:
             self._turn(node, str(turned), turned.hint)
             return
         self.board.joined(seat.client, node, seat.tier or card.tier, card.why)
+        asked = None if self._round is None else self._round.asked.get(seat.client)
+        if asked is not None and asked.state == "asked":  # by a message to a node that is gone
+            asked.state = "waiting"
         self._welcome_to(seat)
 
     def _turn(self, node: int, why: str, hint: str | None) -> None:

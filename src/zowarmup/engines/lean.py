@@ -56,6 +56,8 @@ try:
         make_push_object_fn_protobuf,
     )
     from flwr.supercore.inflatable.inflatable_utils import (
+        ObjectPullError,
+        ObjectPushError,
         inflate_object_from_contents,
         pull_objects,
         push_objects,
@@ -70,8 +72,14 @@ except ImportError as error:
     ) from error
 
 _SOFT_STATUSES = (429, 500, 502, 503, 504)
+_PRECONDITION = 412  # Flower's word for a node that has no key, for one that is there already, and for an unknown key
 _ACTIVE_SECONDS = 0.05
 _AGAIN_SECONDS = 1.0
+_GOODBYE_SECONDS = 5.0
+_FORGET_SECONDS = 2.0 * HEARTBEAT_DEFAULT_INTERVAL + 10.0
+"""After that long without a sign of it, a server no longer takes a node to be connected."""
+_LOST = (httpx.HTTPError, OSError, ObjectPullError, ObjectPushError, ValueError)
+"""What comes of a network, of a server that was started anew, and of something else at a server's address."""
 _TCP_INFO_COUNTS = struct.Struct("<120xQQ")  # linux/tcp.h: tcpi_bytes_acked, tcpi_bytes_received
 
 
@@ -152,28 +160,28 @@ class Lean:
         """
         hurry()
         self.node.counter = self.counted
-        keys = self._keys()
         lost: float | None = None
-        connected = False
+        connected, said = False, ""
         while not self.node.over:
             try:
-                with self._session(keys) as (client, node):
+                with self._session() as (client, node):
                     self.say(f"connected to {self.link.address} as node {node.node_id}")
-                    connected, lost = True, None
+                    connected, lost, said = True, None, ""
                     self._answer(client, node)
-            except (httpx.HTTPError, OSError) as error:
-                self._refuse(error)
+            except _LOST as error:
                 now = self.clock()
                 lost = now if lost is None else lost
                 limit = self.link.patience_seconds if connected else self.link.connect_seconds
-                if now - lost > limit:
+                fault = self._fault(error, limit)
+                limit = max(limit, fault.seconds)
+                if (fault.final and not connected) or now - lost > limit:
                     raise ConnectionLost(
-                        f"{self.link.address}: no server answers for {limit:g} seconds: {_reason(error)}",
-                        hint="is `zowarmup server` running there, and is this its address?",
-                        address=self.link.address,
+                        f"{self.link.address}: {fault.what}", hint=fault.hint, address=self.link.address
                     ) from error
-                self.say(f"no connection to {self.link.address}: {_reason(error)}; trying again")
-                self.sleep(1.0)
+                if (fault.now or fault.what) != said:
+                    said = fault.now or fault.what
+                    self.say(f"no connection to {self.link.address}: {said}; trying for {limit:g} seconds")
+                self.sleep(_AGAIN_SECONDS)
 
     def counted(self) -> tuple[int, int]:
         """Bytes sent and received at the socket since the start, TLS and headers of HTTP included; 0 off Linux."""
@@ -192,9 +200,10 @@ class Lean:
         return private, private.public_key()
 
     @contextlib.contextmanager
-    def _session(self, keys: Any) -> Iterator[tuple[FleetHttpClient, FlowerNode]]:
-        """A connection on which this node is known to the server."""
-        private, public = keys
+    def _session(self) -> Iterator[tuple[FleetHttpClient, FlowerNode]]:
+        """A connection on which this node is known to the server; without a key of its own, each time as another node,
+        because a server lets a key in once."""
+        private, public = self._keys()
         signs = _Signs(private, public_key_to_bytes(public))
         roots = None if self.link.root_certificates is None else str(self.link.root_certificates)
         with FleetHttpClient.from_server_address(self.link.address, roots is None, roots, [signs]) as client:
@@ -202,6 +211,8 @@ class Lean:
             own = public_key_to_bytes(public)
             if self.link.key is None:
                 client.RegisterNode(RegisterNodeFleetRequest(public_key=own))
+            else:
+                _register_if_open(client, own)
             activation = ActivateNodeRequest(public_key=own, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
             self._forgotten = False
             node = FlowerNode(node_id=client.ActivateNode(activation).node_id)
@@ -215,6 +226,7 @@ class Lean:
             finally:
                 stop.set()
                 beats.join()
+                client._client.timeout = httpx.Timeout(_GOODBYE_SECONDS)
                 with contextlib.suppress(httpx.HTTPError, RuntimeError, OSError):
                     client.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))
                     if self.link.key is None:
@@ -288,37 +300,68 @@ class Lean:
                 self._gone = self._gone[0] + before[0], self._gone[1] + before[1]
             self._counts[port] = sent, received
 
-    def _refuse(self, error: Exception) -> None:
-        """Raise where trying again does not help: certificates, keys, something else than a server of ours."""
+    def _fault(self, error: Exception, seconds: float) -> _Fault:
+        """What is wrong, in words, after it has been so for some seconds."""
         cause = _certificate_fault(error)
-        address = self.link.address
         if cause is not None:
-            raise ConnectionLost(
-                f"{address}: the server's certificate is not accepted: {cause}",
-                hint="--ca is the ca.crt of the folder that `zowarmup certs` made; its --host names the server's hosts",
-                address=address,
-            ) from error
-        if isinstance(error, httpx.HTTPStatusError):
-            status = error.response.status_code
-            if status in (401, 403):
-                raise ConnectionLost(
-                    f"{address}: the server does not let this node in (HTTP {status}): {_detail(error)}",
-                    hint="--key is a key that the server knows: `zowarmup server --tls DIR` registers DIR/nodes/*.pub",
-                    address=address,
-                ) from error
-            if status not in _SOFT_STATUSES:
-                raise ConnectionLost(
-                    f"{address}: answers, but not as a server of ours (HTTP {status}): {_detail(error)}",
-                    hint="is it the address that `zowarmup server` listens on, with the same version of Flower?",
-                    address=address,
-                ) from error
-        if isinstance(error, httpx.RemoteProtocolError | httpx.UnsupportedProtocol):
+            what = f"the server's certificate is not accepted: {cause}"
+            hint = "--ca is the ca.crt of the folder that `zowarmup certs` made; its --host names the server's hosts"
+            return _Fault(what, hint, final=True)
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in _SOFT_STATUSES:
+            return self._denied(error)
+        if isinstance(error, httpx.RemoteProtocolError | httpx.UnsupportedProtocol | ValueError):
             secure = "without TLS (leave --ca out)" if self.link.root_certificates else "TLS (--ca DIR/ca.crt)"
-            raise ConnectionLost(
-                f"{address}: answers, but does not speak HTTP with this node: {_reason(error)}",
-                hint=f"a server that talks {secure}, or another program",
-                address=address,
-            ) from error
+            what = f"answers, but does not speak HTTP with this node: {_reason(error)}"
+            return _Fault(what, f"a server that talks {secure}, or another program", final=True)
+        what = f"no server answers for {seconds:g} seconds: {_reason(error)}"
+        hint = "is `zowarmup server` running there, and is this its address?"
+        return _Fault(what, hint, now=_reason(error))
+
+    def _denied(self, error: httpx.HTTPStatusError) -> _Fault:
+        """What a server means that answers, but not as hoped."""
+        status, detail = error.response.status_code, _detail(error)
+        known = "`zowarmup server --tls DIR` knows DIR/nodes/*.pub"
+        if status == _PRECONDITION and self.link.key is None:
+            what = "the server does not let this node in: it asks for a key"
+            return _Fault(what, f"--key DIR/nodes/NAME.key; {known}", final=True)
+        if status == _PRECONDITION:
+            what = "the server does not let this node in: it does not know its key, or takes it to be there already"
+            hint = f"{known}; a node that died is forgotten after a minute"
+            return _Fault(what, hint, seconds=_FORGET_SECONDS)
+        if status in (401, 403):
+            what = f"the server does not let this node in (HTTP {status}): {detail}"
+            return _Fault(what, f"is the clock right? --key is a key that the server knows: {known}")
+        what = f"answers, but not as a server of ours (HTTP {status}): {detail}"
+        hint = "is it the address that `zowarmup server` listens on, with the same version of Flower?"
+        return _Fault(what, hint, final=True)
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """What keeps a node from its server.
+
+    Args:
+        what: for the error in the end.
+        hint: likewise.
+        now: for the line in the meantime; ``what`` where empty.
+        final: trying again does not help a node that has never been connected.
+        seconds: it may well pass within so many.
+    """
+
+    what: str
+    hint: str
+    now: str = ""
+    final: bool = False
+    seconds: float = 0.0
+
+
+def _register_if_open(client: FleetHttpClient, own: bytes) -> None:
+    """Register a key with a server that lets anybody in; others know it already, and say no."""
+    try:
+        client.RegisterNode(RegisterNodeFleetRequest(public_key=own))
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != _PRECONDITION:
+            raise
 
 
 def _certificate_fault(error: BaseException | None) -> str | None:

@@ -117,7 +117,7 @@ class Node:
         if place is None:
             return wire.Behind(position=Position(), enrolled=False)
         if isinstance(question, Piece):
-            return wire.Got(round=question.round, offset=place.replica.receive(question, self.label))
+            return self._received(question, place)
         return self._worked(question, place)
 
     def _card(self, question: Enrol) -> Answer:
@@ -165,6 +165,17 @@ class Node:
         self.told(f"takes part as client {welcome.client}")
         return wire.Ready(position=known.replica.position)
 
+    def _received(self, piece: Piece, place: Place) -> Answer:
+        try:
+            return wire.Got(round=piece.round, offset=place.replica.receive(piece, self.label))
+        except (WireError, ReplayMismatch) as error:
+            return self._anew(error)
+
+    def _anew(self, error: ZOWarmUpError) -> Answer:
+        """Ask for a snapshot, as what came was changed on the way."""
+        self.told(str(error))
+        return wire.Behind(position=Position())
+
     def _worked(self, work: Work, place: Place) -> Answer:
         request = protocol.decode(work.request)
         if not isinstance(request, protocol.Request):
@@ -179,9 +190,8 @@ class Node:
                 if work.snapshot is not None:
                     place.replica.receive(work.snapshot, self.label)
                 held = place.replica.advance(work.steps, round=work.round, link=work.link)
-            except ReplayMismatch as error:
-                self.told(str(error))
-                return wire.Behind(position=Position())  # asks for a snapshot
+            except (WireError, ReplayMismatch) as error:
+                return self._anew(error)
             if held is None:
                 return wire.Behind(position=place.replica.position)
             state = held.state

@@ -107,6 +107,8 @@ class Replica:
             DiskError: it cannot be written.
         """
         part = self._folder / f"{name}-{piece.round}-{piece.state.hex()[:12]}.part"
+        if len(piece.content) == piece.total:  # all of it: what a killed process left of it is of no use
+            self._disk.unlink(part)
         with writing(part):
             have = part.stat().st_size if part.exists() else 0
             if have != piece.offset:
@@ -185,14 +187,14 @@ class Replica:
             raise WireError(f"round {position.round}: the snapshot that came is {got}")
         _check(held)
         with self._lock:
-            if self._stored() != (held.round, held.link):  # else another client on this machine was first
-                self._disk.unlink(self._folder / _STEPS)
-                self._disk.rename(part, self._folder / _BASE)
-        self._held, self._cost = held, 0.0
+            self._disk.unlink(self._folder / _STEPS)
+            self._disk.rename(part, self._folder / _BASE)
+        self._held, self._cost, self._count = held, 0.0, 0
 
     def _write_steps(self, after: Held, steps: Sequence[Step]) -> None:
         stored = self._stored()
-        if stored is None or self._cost > _REBASE or self._count > _MOST:
+        gap = stored is None or stored[0] < after.round - len(steps)  # another client began with an older snapshot
+        if stored is None or gap or self._cost > _REBASE or self._count > _MOST:
             self._disk.unlink(self._folder / _STEPS)
             content = snapshot(after.state, self._table, self._run, after.round, after.link)
             self._disk.write(self._folder / _BASE, content)
@@ -210,7 +212,7 @@ class Replica:
         if self._known is not None and self._known[0] == self._stamp():
             return self._known[1]
         try:
-            base = _metadata(self._folder / _BASE)
+            base, _ = _metadata(self._folder / _BASE)
         except WireError:
             return None
         if base.run != self._run:
@@ -237,7 +239,7 @@ class Replica:
         """What the disk has; None where there is nothing, or nothing that holds."""
         self._cost, self._count = 0.0, 0
         try:
-            if _metadata(self._folder / _BASE).run != self._run:
+            if _metadata(self._folder / _BASE)[0].run != self._run:
                 return None
             held = _load(self._folder / _BASE, self._table)
             _check(held)
@@ -270,8 +272,8 @@ def snapshot(state: State, table: Table, run: bytes, round: int, link: bytes) ->
     return safetensors.torch.save(tensors(state, table), metadata)
 
 
-def _metadata(path: Path) -> Position:
-    """Where in a run a snapshot belongs.
+def _metadata(path: Path) -> tuple[Position, bytes]:
+    """Where in a run a snapshot belongs, and the digest of its state.
 
     Raises:
         WireError: it is not there, or no snapshot.
@@ -279,7 +281,8 @@ def _metadata(path: Path) -> Position:
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             found = file.metadata()
-        return Position(bytes.fromhex(found["run"]), int(found["round"]), bytes.fromhex(found["link"]))
+        position = Position(bytes.fromhex(found["run"]), int(found["round"]), bytes.fromhex(found["link"]))
+        return position, bytes.fromhex(found["state"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"{path}: no snapshot of a run: {error}") from None
 
@@ -290,10 +293,9 @@ def _load(path: Path, table: Table) -> Held:
     Raises:
         WireError: it is no snapshot, or one of another model.
     """
-    position = _metadata(path)
+    position, digest = _metadata(path)
     weights, buffers = torch.empty(table.size), {}
     with safetensors.safe_open(str(path), framework="pt") as file:
-        digest = bytes.fromhex(file.metadata()["state"])
         names = set(file.keys())
         for name, shape in zip(table.names, table.shapes, strict=True):
             value = file.get_tensor(name) if name in names else None

@@ -61,12 +61,14 @@ class Asked:
         request: what it is asked.
         state: ``waiting`` to be asked; ``asked``; ``done``, its report is here; ``failed``, and why.
         tries: how often it was asked.
+        after: it is not asked again before this time.
         snapshot: what is being sent to its node in pieces; empty where nothing is.
     """
 
     request: Request
     state: Literal["waiting", "asked", "done", "failed"] = "waiting"
     tries: int = 0
+    after: float = -math.inf
     snapshot: bytes = b""
     why: str = ""
     _kept: IO[bytes] | bytes | None = field(default=None, repr=False)

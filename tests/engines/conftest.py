@@ -1,0 +1,55 @@
+"""Federations in one process, held to what the in-process engine does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zowarmup
+from zowarmup.engines import workshop
+from zowarmup.recipe import Recipe
+
+from .fleet import Fleet
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick():
+    """Drawing the page takes longer than all else in so short a run; tests/report has tests of it. Nodes take the
+    backend of large models, which is compiled already; `small` has them take that of small ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zowarmup.report.render", lambda record: "<html>")
+        patch.setattr(workshop, "_FEW", 0)
+        yield
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes take the backend of small models, as they do outside these tests."""
+    monkeypatch.setattr(workshop, "_FEW", 2**20)
+
+
+@pytest.fixture(scope="session")
+def alone() -> Callable[[Recipe], dict[str, Any]]:
+    """What the in-process engine makes of a recipe: the summary."""
+    made: dict[str, dict[str, Any]] = {}
+
+    def run(recipe: Recipe) -> dict[str, Any]:
+        key = repr(recipe)
+        if key not in made:
+            made[key] = dict(zowarmup.run(recipe, device="cpu").summary)
+        return made[key]
+
+    return run
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Callable[..., Fleet]:
+    """A server, and a node for each client of a recipe."""
+
+    def make(recipe: Recipe, **more: Any) -> Fleet:
+        return Fleet(tmp_path / "nodes", recipe, **more).everybody()
+
+    return make
