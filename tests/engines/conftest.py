@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import pytest
 
 import zowarmup
 from zowarmup.engines import workshop
+from zowarmup.ledger import Ledger
 from zowarmup.recipe import Recipe
 
-from .fleet import Fleet
+from .fleet import Fleet, short
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quick():
     """Drawing the page takes longer than all else in so short a run; tests/report has tests of it. Nodes take the
     backend of large models, which is compiled already; `small` has them take that of small ones."""
@@ -53,3 +54,12 @@ def fleet(tmp_path: Path) -> Callable[..., Fleet]:
         return Fleet(tmp_path / "nodes", recipe, **more).everybody()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    """The ledger of a run of twelve rounds, of which the first two are first-order ones."""
+    out = tmp_path_factory.mktemp("record") / "run"
+    zowarmup.run(short(phase__1__rounds=10, run__keep_snapshots="all"), out=out, device="cpu")
+    with Ledger.open(out) as ledger:
+        yield ledger

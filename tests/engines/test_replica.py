@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
 
-import zowarmup
 from zowarmup.directions import select
 from zowarmup.engines import replica as module
 from zowarmup.engines.replica import Held, Replica, snapshot
@@ -18,20 +17,6 @@ from zowarmup.errors import ReplayMismatch, WireError
 from zowarmup.ledger import Ledger
 from zowarmup.replay import Replay
 from zowarmup.snapshots import Snapshots
-
-from .fleet import short
-
-LAST = 12
-"""Rounds 1 and 2 are first-order ones."""
-
-
-@pytest.fixture(scope="module")
-def record(tmp_path_factory) -> Iterator[Ledger]:
-    """The ledger of a short run."""
-    out = tmp_path_factory.mktemp("run") / "run"
-    zowarmup.run(short(phase__1__rounds=LAST - 2, run__keep_snapshots="all"), out=out, device="cpu")
-    with Ledger.open(out) as ledger:
-        yield ledger
 
 
 @pytest.fixture

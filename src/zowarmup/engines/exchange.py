@@ -178,6 +178,7 @@ class Exchange:
             opened.check()
         finally:
             self._round = None
+            opened.drop()
             self.board.closed(opened.missing)
 
     def finish(self) -> None:

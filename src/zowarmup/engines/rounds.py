@@ -91,6 +91,12 @@ class Asked:
         """Note that no report will come."""
         self.state, self.why = "failed", why
 
+    def drop(self) -> None:
+        """Let go of the report, where nobody took it."""
+        kept, self._kept = self._kept, None
+        if kept is not None and not isinstance(kept, bytes):
+            kept.close()
+
     def take(self) -> Report | None:
         """The report, once; None where there is none."""
         kept, self._kept = self._kept, None
@@ -169,6 +175,11 @@ class OpenRound:
         elif passed >= self.patience.give_up_seconds:
             self.check()
         return self.closed
+
+    def drop(self) -> None:
+        """Let go of reports that nobody took."""
+        for asked in self.asked.values():
+            asked.drop()
 
     def check(self) -> None:
         """Refuse to close without a quorum.
