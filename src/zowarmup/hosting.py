@@ -35,8 +35,9 @@ from zowarmup.engines.rounds import Patience
 from zowarmup.errors import OutputError, RunError, UsageError
 from zowarmup.recipe import Recipe
 from zowarmup.rundir import SERVER, STATUS
+from zowarmup.serving import fits
 
-_APP = "flower_app"
+_APP = "flower-app"
 _NAME = "zowarmup"  # of the connection, in Flower's configuration
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
@@ -130,6 +131,7 @@ class Host:
             KeyboardInterrupt: passed on when everything has been stopped.
         """
         files = None if self.tls is None else certs.server_files(self.tls)
+        fits(self.recipe, self.out, force=self.force)
         self._check(files)
         self._furnish(files)
         self._outdate()

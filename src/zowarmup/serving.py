@@ -61,10 +61,7 @@ def serve(serving: Serving, transport: Transport) -> Trained:
         UsageError, RunError: as for :func:`zowarmup.run`; ``status.json`` in the run directory says so too.
     """
     recipe, out = serving.recipe, serving.out
-    if there := not serving.force and (out / LEDGER).is_file():
-        _same_run(recipe, out)
-    else:
-        check(out, force=serving.force)
+    there = fits(recipe, out, force=serving.force)
     board = Board(write=lambda status: _write(out, status), say=_LOGGER.info, rounds=recipe.rounds)
     exchange = Exchange(
         recipe=recipes.to_toml(recipe),
@@ -147,8 +144,15 @@ def from_config(config: Mapping[str, Any]) -> Serving:
     )
 
 
-def _same_run(recipe: Recipe, out: Path) -> None:
-    """Refuse a directory with a run of another recipe."""
+def fits(recipe: Recipe, out: Path, *, force: bool) -> bool:
+    """Whether a directory has a run of this recipe, which goes on; False where one begins.
+
+    Raises:
+        OutputError: it has something else.
+    """
+    if force or not (out / LEDGER).is_file():
+        check(out, force=force)
+        return False
     with Ledger.open(out) as ledger:
         theirs = json.loads(ledger.head.identity)
     mine = json.loads(chain.identity(tomllib.loads(recipes.to_toml(recipe))))
@@ -158,6 +162,7 @@ def _same_run(recipe: Recipe, out: Path) -> None:
             hint="choose another --out, or --force to replace it",
             path=out,
         )
+    return True
 
 
 def _write(out: Path, status: Mapping[str, Any]) -> None:

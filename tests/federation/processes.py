@@ -162,7 +162,11 @@ class Federation:
 
     def join(self, client: int, *arguments: str, address: str | None = None, name: str | None = None) -> Process:
         """`zowarmup join` as a client; the same again comes back with what it had."""
-        flags = ["--client", str(client), "--tier", "high", "--home", f"home-{client}", "--poll", "0.5", *arguments]
+        usual = {"--client": str(client), "--tier": "high", "--home": f"home-{client}", "--poll": "0.5"}
+        flags = [
+            *arguments,
+            *(word for flag, value in usual.items() if flag not in arguments for word in (flag, value)),
+        ]
         return self.start(name or f"node-{client}", [tool("zowarmup"), "join", address or self.address, *flags])
 
     def join_all(self, *arguments: str) -> list[Process]:

@@ -52,7 +52,7 @@ def test_every_block_is_one_that_is_run() -> None:
 def test_the_commands_do_what_the_page_says(federation: Federation, scenario: str) -> None:
     folder = federation.folder
     (folder / "apps").mkdir()
-    (folder / "apps" / "flower").symlink_to(ROOT / "src" / "zowarmup" / "flower_app")
+    (folder / "apps" / "flower").symlink_to(ROOT / "src" / "zowarmup" / "flower-app")
     texts = {
         role: [block.text for block in SHELL if (block.scenario, block.role) == (scenario, role)] for role in ROLES
     }

@@ -26,7 +26,7 @@ def test_no_server(federation: Federation) -> None:
     assert node.said.count("no connection to") == 1, "once is enough"
 
 
-@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.0 404 Not Found\r\n\r\n"], ids=["ssh", "web"])
+@pytest.mark.parametrize("answer", [b"HTTP/1.0 404 Not Found\r\n\r\n"], ids=["web"])
 def test_another_program_at_the_address(federation: Federation, answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", federation.port)) as listener:
         listener.settimeout(START_SECONDS)

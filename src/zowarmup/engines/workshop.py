@@ -193,6 +193,8 @@ def _own(recipe: Recipe, welcome: Welcome, path: Path) -> Shelf:
     train = data.load_own(path, recipe.data)
     if welcome.classes is not None and int(train.y.max()) >= welcome.classes:
         raise DataError(f"{path}: has label {int(train.y.max())}, the server's classes are 0 to {welcome.classes - 1}")
+    if len(train) != (before := welcome.sizes[welcome.client]):
+        raise DataError(f"{path}: holds {len(train)} samples, and held {before} when the run began")
     kept = np.arange(len(train))
     high = set(bits(welcome.high))
     clients = tuple(
