@@ -46,7 +46,7 @@ def test_parquet_files_are_read_alone_and_by_the_folder(folder: Callable[..., Pa
 
 def test_columns_are_those_of_the_recipe(folder: Callable[..., Path]) -> None:
     made = folder({"mine.parquet": {"x": X.tolist(), "label": Y, "other": Y + 1, "z": (X + 1).tolist()}})
-    settings = Data(source="parquet", clients=3, image_column="z", label_column="other")
+    settings = Data(source="parquet", path="elsewhere", clients=3, image_column="z", label_column="other")
     split = load_own(made, settings)
     assert split.x.tolist() == (X + 1).tolist() and split.y.tolist() == (Y + 1).tolist()
 
@@ -67,7 +67,19 @@ def pickled() -> bytes:
     return buffer.getvalue()
 
 
-UNREADABLE = {"empty": b"", "no archive": b"noise", "cut short": pickled()[:60], "pickled objects": pickled()}
+def plain() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, X)
+    return buffer.getvalue()
+
+
+UNREADABLE = {
+    "empty": b"",
+    "no archive": b"noise",
+    "cut short": pickled()[:60],
+    "one array": plain(),
+    "pickled objects": pickled(),
+}
 
 
 @pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)

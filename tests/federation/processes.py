@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from reaper import MARK, marked, reap
 
 import zowarmup
 from zowarmup.ledger import Ledger
@@ -26,7 +27,6 @@ CLIENTS = 3
 START_SECONDS, RUN_SECONDS, END_SECONDS = 120.0, 300.0, 60.0
 """What is waited for at most; much more than it takes, as machines that test are often busy."""
 BASE = {"data.clients": CLIENTS, "data.high-resource": 0.34, "phase.0.rounds": 4, "phase.1.rounds": 10}
-_MARK = "ZOWARMUP_TEST_FEDERATION"
 _TAIL_LINES = 40
 _LOOK_SECONDS = 0.1
 
@@ -110,12 +110,19 @@ class Federation:
     port: int = field(default_factory=free_ports)
     processes: list[Process] = field(default_factory=list)
     _mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    _reaper: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Federation:
+        command = [sys.executable, str(Path(__file__).with_name("reaper.py")), self._mark]
+        self._reaper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.end()
+        try:
+            self.end()
+        finally:
+            assert self._reaper is not None
+            self._reaper.communicate()
 
     @property
     def out(self) -> Path:
@@ -134,7 +141,7 @@ class Federation:
 
     def environment(self) -> dict[str, str]:
         """Of every process: what is started by any of them can be told by it."""
-        own = {_MARK: self._mark, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+        own = {MARK: self._mark, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         return {**os.environ, **own, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
     def start(self, name: str, command: list[str], **settings: Any) -> Process:
@@ -213,7 +220,7 @@ class Federation:
 
     def survivors(self) -> list[psutil.Process]:
         """Every process that belongs to this federation, children of children that nobody knows of included."""
-        return list(_marked(self._mark))
+        return list(marked(self._mark))
 
     def named(self, program: str) -> list[psutil.Process]:
         """Those of them that run a program, `flower-superlink` for instance."""
@@ -232,30 +239,17 @@ class Federation:
     def end(self) -> None:
         """End everything that is left, and see that it has."""
         for process in self.processes:
-            process.signal(signal.SIGCONT)
-            process.signal(signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.popen.wait(END_SECONDS)
-        ends = time.monotonic() + END_SECONDS
-        while rest := self.survivors():
-            assert time.monotonic() < ends, f"cannot be ended: {rest}"
-            for left in rest:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    left.kill()
-            psutil.wait_procs(rest, 1.0)
+            if process.alive:
+                process.signal(signal.SIGKILL)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.popen.wait(END_SECONDS)
+        assert reap(self._mark, END_SECONDS) == [], "cannot be ended"
 
     def tails(self) -> Iterator[tuple[str, str]]:
         """The ends of all logs, Flower's too."""
         for path in sorted([*self.folder.glob("*.log"), *self.folder.glob("**/server/*.log")]):
             lines = path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
             yield str(path.relative_to(self.folder)), "\n".join(lines)
-
-
-def _marked(mark: str) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
 
 
 def _line(process: psutil.Process) -> list[str]:

@@ -49,9 +49,9 @@ def alone(path: Path, settings: Data) -> Dataset:
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as found:
             return found["x"], found["y"]
     except KeyError as error:
         raise DataError(f"{path}: has no array {error}", hint="numpy.savez(path, x=..., y=...)") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a readable .npz file: {error}") from None
