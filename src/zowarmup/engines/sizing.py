@@ -91,7 +91,8 @@ def _peak(tier: Tier, recipe: Recipe, own: Path | None) -> int:
         except subprocess.TimeoutExpired:
             raise ModelError(f"one step of the {tier} tier takes more than {_SECONDS:g} seconds here") from None
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("hint: ")]
+        last = lines[-1] if lines else f"exit code {done.returncode}"
         raise ModelError(f"one step of the {tier} tier fails here: {last}")
     return int(done.stdout.split()[-1])
 
