@@ -62,7 +62,12 @@ def serve(serving: Serving, transport: Transport) -> Trained:
     """
     recipe, out = serving.recipe, serving.out
     there = fits(recipe, out, force=serving.force)
-    board = Board(write=lambda status: _write(out, status), say=_LOGGER.info, rounds=recipe.rounds)
+    board = Board(
+        write=lambda status: _write(out, status),
+        say=_LOGGER.info,
+        rounds=recipe.rounds,
+        before=_read(out) if there else {},
+    )
     exchange = Exchange(
         recipe=recipes.to_toml(recipe),
         transport=transport,
@@ -168,6 +173,14 @@ def fits(recipe: Recipe, out: Path, *, force: bool) -> bool:
 def _write(out: Path, status: Mapping[str, Any]) -> None:
     if out.is_dir():  # a run directory is made with its ledger
         Disk(sync=False).write(out / STATUS, msgspec.json.format(msgspec.json.encode(status), indent=1))
+
+
+def _read(out: Path) -> Mapping[str, Any]:
+    """What was written last; empty where there is nothing that can be read."""
+    try:
+        return msgspec.json.decode((out / STATUS).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError):
+        return {}
 
 
 def _told(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import re
+import secrets
 import socket
 import ssl
 import threading
@@ -61,7 +62,7 @@ def join(to: Board, count: int = 5) -> None:
     for client in range(count):
         node = NODES[client] if client < len(NODES) else 10**18 + client
         to.joined(client, node, "low" if client % 5 else "high", "as told")
-        to.counted(client, (0, 0), (0, 0) if client == 3 else (9000, 21_000))
+        to.counted(client, b"", *((0, 0) if client == 3 else (9000, 21_000)))
 
 
 def turn(of: Board, client: int, up: int, down: int, seconds: float) -> None:
@@ -69,7 +70,7 @@ def turn(of: Board, client: int, up: int, down: int, seconds: float) -> None:
     of.sent(client, down)
     of.answered(client, up, seconds, 386_000_000 + 10**6 * client)
     if client != 3:
-        of.counted(client, (0, 0), (up + 4000, down + 5000))
+        of.counted(client, secrets.token_bytes(8), up + 4000, down + 5000)
 
 
 def running(folder: Path, *, ago: float = 3.0, clients: int = 5, seconds: float = 1.0) -> Board:
@@ -129,7 +130,7 @@ before round 1            0 B      0 B    36 kB    84 kB
 0 first-order         9.64 kB  9.64 kB  13.6 kB  14.6 kB
 1 zeroth-order           36 B   4.5 kB    12 kB  17.7 kB
 in all                9.68 kB  14.1 kB  61.7 kB   116 kB
-since 13:59:57, when the server started; wire for 4 of 5 clients
+since 13:59:57, when counting began; wire for 4 of 5 clients
 
 turned away: node 8469216845598671736: this node speaks version 2 of the protocol, the server version 1
 """
@@ -233,7 +234,7 @@ def test_a_wire_that_nobody_measures_is_undefined(cli: Cli, tmp_path: Path) -> N
         "                      payload  payload  wire  wire",
         "bytes of all clients       up     down    up  down",
         "0 zeroth-order           12 B    900 B     –     –",
-        "since 13:59:57, when the server started",
+        "since 13:59:57, when counting began",
     ]
 
 

@@ -80,9 +80,40 @@ def test_bytes_are_counted_by_client_and_phase_and_add_up(noted):
 
 
 def test_a_node_that_was_started_anew_counts_its_socket_from_zero(noted):
-    for before, after in (((0, 0), (100, 200)), ((100, 200), (150, 260)), ((150, 260), (30, 40))):
-        noted.board.counted(0, before, after)
+    for counter, up, down in ((b"a", 100, 200), (b"a", 150, 260), (b"b", 30, 40)):
+        noted.board.counted(0, counter, up, down)
     assert noted.board.status()["bytes"] == {"payload_up": 0, "payload_down": 0, "wire_up": 180, "wire_down": 300}
+
+
+def test_a_server_that_is_started_again_goes_on_counting(noted):
+    board = noted.board
+    board.joined(0, 7, "low", "as told")
+    board.opened(1, 0, "zeroth-order", 1)
+    board.sent(0, 100)
+    board.answered(0, 10, 0.25, 10**6)
+    board.counted(0, b"a", 1000, 2000)
+    board.failed(0, "no memory")
+    board.closed([0])
+    board.late(0, 1)
+    last = msgspec.json.decode(msgspec.json.encode(board.status()))
+    again = Board(write=lambda status: None, say=lambda text: None, before=last, now=lambda: NOON + timedelta(days=1))
+    status = again.status()
+    assert {key: status[key] for key in ("since", "bytes", "drop_outs", "late")} == {
+        key: last[key] for key in ("since", "bytes", "drop_outs", "late")
+    }
+    kept = {"tier": "low", "round": 1, "missed": 1}
+    counts = {key: last["clients"]["0"][key] for key in ("bytes", "socket")}
+    assert status["clients"] == {"0": kept | counts}
+    again.opened(2, 0, "zeroth-order", 1)
+    again.counted(0, b"a", 1500, 2600)  # the same process of the node, which has been there all the time
+    assert again.status()["bytes"] == {"payload_up": 10, "payload_down": 100, "wire_up": 1500, "wire_down": 2600}
+    again.counted(0, b"b", 1600, 2700)
+    assert again.status()["bytes"]["wire_up"] == 3100
+
+
+def test_a_status_of_another_format_is_not_gone_on_from(noted):
+    other = noted.board.status() | {"format": 0, "late": 3}
+    assert Board(write=lambda status: None, say=lambda text: None, before=other).status()["late"] == 0
 
 
 def test_who_was_turned_away_is_told_until_it_joins(noted):

@@ -91,9 +91,9 @@ def test_a_node_that_asks_again_keeps_its_seat_and_has_never_two(roster):
 
 def test_a_node_starts_from_nothing_in_its_seat(roster):
     seat = roster.take(10, card(1))
-    seat.ready, seat.wire = True, (5, 6)
+    seat.ready = True
     roster.take(10, card(1, token=seat.token))
-    assert (seat.ready, seat.wire) == (False, (0, 0))
+    assert not seat.ready
 
 
 def test_a_client_that_is_not_there(roster):

@@ -182,7 +182,7 @@ def _about_bytes(look: Look) -> str:
     counted = sum(total.wire_up > 0 for total in totals)
     some = f"; wire for {counted:,} of {words.plural(len(totals), 'client')}" if 0 < counted < len(totals) else ""
     since = f"since {_time(look.status.since, look)}, when" if look.status.since else "since"
-    return f"{since} the server started{some}"
+    return f"{since} counting began{some}"
 
 
 def _fitted(console: Console, make: Callable[[int, frozenset[str]], Table]) -> Table:

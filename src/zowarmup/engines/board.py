@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 from zowarmup.engines.workshop import Tier
 
@@ -16,6 +16,16 @@ _SAY_SECONDS = 5.0
 _SHOWN = 8
 
 Counts = dict[str, int]
+
+
+class Socket(TypedDict):
+    """What a node has counted at its socket when it was heard last."""
+
+    counter: str
+    up: int
+    down: int
+
+
 _WAYS = ("payload_up", "payload_down", "wire_up", "wire_down")
 
 
@@ -27,6 +37,7 @@ class Board:
         write: gets the status, which is JSON.
         say: gets a line for people.
         rounds: of the whole run.
+        before: the last status of the same run, from which counts go on; empty where there is none.
         clock: seconds, monotonic.
         now: the time of day.
     """
@@ -34,11 +45,13 @@ class Board:
     write: Callable[[Mapping[str, Any]], None]
     say: Callable[[str], None]
     rounds: int = 0
+    before: Mapping[str, Any] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _status: dict[str, Any] = field(default_factory=dict, init=False)
     _clients: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
     _bytes: dict[int, dict[str, Counts]] = field(default_factory=dict, init=False)
+    _sockets: dict[int, Socket] = field(default_factory=dict, init=False)
     _phase: str = field(default="", init=False)
     _written: float = field(default=float("-inf"), init=False)
     _said: tuple[str, float] = field(default=("", float("-inf")), init=False)
@@ -62,6 +75,17 @@ class Board:
             "accuracy": None,
             "loss": None,
         }
+        if self.before.get("format") == FORMAT:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._status |= {key: self.before[key] for key in ("since", "drop_outs", "late")}
+        for key, known in self.before["clients"].items():
+            client = int(key)
+            self._clients[client] = {name: known[name] for name in ("tier", "round", "missed") if name in known}
+            self._bytes[client] = {phase: dict(counts) for phase, counts in known["bytes"].items()}
+            if "socket" in known:
+                self._sockets[client] = known["socket"]
 
     def status(self) -> dict[str, Any]:
         """Everything, as JSON: see docs/deploy.md."""
@@ -69,6 +93,8 @@ class Board:
         clients = {
             str(client): {**known, "bytes": self._bytes.get(client, {})} for client, known in self._clients.items()
         }
+        for client, socket in self._sockets.items():
+            clients[str(client)]["socket"] = socket
         return {**self._status, "at": self._time(0.0), "bytes": total, "clients": clients}
 
     def began(self) -> None:
@@ -123,13 +149,15 @@ class Board:
         self._status["answered"] += 1
         self._changed()
 
-    def counted(self, client: int, before: tuple[int, int], after: tuple[int, int]) -> None:
-        """A node's socket has sent and received so much by now; a node that was started anew counts from 0."""
-        if after[0] < before[0] or after[1] < before[1]:
-            before = (0, 0)
-        count = self._count(client)
-        count["wire_up"] += after[0] - before[0]
-        count["wire_down"] += after[1] - before[1]
+    def counted(self, client: int, counter: bytes, up: int, down: int) -> None:
+        """A node's socket has sent and received so much by now, by a counter that began at 0 and has a name."""
+        name, count = counter.hex(), self._count(client)
+        last = self._sockets.get(client)
+        before = (last["up"], last["down"]) if last and last["counter"] == name else (0, 0)
+        count["wire_up"] += up - before[0]
+        count["wire_down"] += down - before[1]
+        self._sockets[client] = {"counter": name, "up": up, "down": down}
+        self._clients.setdefault(client, {})
 
     def waiting(self, clients: Sequence[int], seconds: float) -> None:
         """The round waits for these; until then at most."""

@@ -314,8 +314,7 @@ class Exchange:
             self._turn(flying.node, error.message, None)
             return
         if seat is not None:
-            self.board.counted(seat.client, seat.wire, answer.wire)
-            seat.wire = answer.wire
+            self.board.counted(seat.client, answer.counter, *answer.wire)
         if isinstance(answer, wire.Failed):
             self._failed(answer, flying, asked)
         elif isinstance(answer, Card):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 import tomllib
 from collections.abc import Callable
@@ -89,6 +90,7 @@ class Node:
     """Why this node can take no part in the run; None where it can."""
     told: Callable[[str], None] = lambda text: None
     """Called with what a person at the node may want to read."""
+    _counter: bytes = field(default_factory=lambda: secrets.token_bytes(8), init=False, repr=False)
     _place: Place | None = field(default=None, init=False, repr=False)
     _sized: tuple[str, Sized] | None = field(default=None, init=False, repr=False)
 
@@ -100,7 +102,7 @@ class Node:
             if isinstance(error, UsageError):
                 self.refused = error  # a person has to do something first
             answer = self._failed(error)
-        return wire.encode(msgspec.structs.replace(answer, wire=self.counter()))
+        return wire.encode(msgspec.structs.replace(answer, wire=self.counter(), counter=self._counter))
 
     def _answer(self, question: Question) -> Answer:
         if isinstance(question, Enrol):

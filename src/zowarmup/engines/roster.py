@@ -23,7 +23,6 @@ class Seat:
         token: what a node shows that has been this client before.
         position: the state that the node holds.
         ready: the node knows which client it is.
-        wire: the node's counters when it answered last.
     """
 
     client: int
@@ -32,7 +31,6 @@ class Seat:
     token: bytes = field(default_factory=lambda: secrets.token_bytes(_TOKEN_BYTES))
     position: Position = field(default_factory=Position)
     ready: bool = False
-    wire: tuple[int, int] = (0, 0)
     card: Card | None = None
 
 
@@ -85,7 +83,7 @@ class Roster:
             self._by_node.pop(seat.node, None)
         if (before := self._by_node.get(node)) is not None:
             before.node, before.ready = None, False
-        seat.node, seat.card, seat.position, seat.ready, seat.wire = node, card, card.position, False, (0, 0)
+        seat.node, seat.card, seat.position, seat.ready = node, card, card.position, False
         self._by_node[node] = seat
         self.turned.pop(node, None)
         return seat

@@ -122,6 +122,8 @@ class Turned(_Envelope, frozen=True, kw_only=True):
 class _Reply(_Envelope, frozen=True, kw_only=True):
     wire: tuple[int, int] = (0, 0)
     """Bytes that the node has sent and received at its socket since it started; 0 where nobody counts."""
+    counter: bytes = b""
+    """A name that is another one whenever counting begins at 0."""
 
 
 class Card(_Reply, frozen=True, kw_only=True):
