@@ -43,12 +43,18 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _RESTARTS = 3
 _PAGE_SECONDS = 10.0
-_WATCHED = (
-    "import runpy, sys; from flwr.supercore.app_utils import start_parent_process_monitor; "
-    "del sys.argv[0]; start_parent_process_monitor(int(sys.argv.pop(0))); "
-    "runpy.run_path(sys.argv[0], run_name='__main__')"
-)
-"""Runs a program that ends with the process whose id comes first; some of Flower's have `--parent-pid` for it."""
+_WATCHED = """
+import os, runpy, signal, sys, threading, time
+def watch(parent):
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.killpg(0, signal.SIGKILL)
+threading.Thread(target=watch, args=(int(sys.argv[1]),), daemon=True).start()
+del sys.argv[:2]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a program that ends with its parent, whose id comes first, and takes along what it has started. Flower's own
+`--parent-pid` asks kindly, and a SuperLink then waits for a minute for whoever reads a log."""
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -213,7 +219,7 @@ class Host:
         link += ["--enable-supernode-auth"] if keys else []
         superlink = self._start(link, "superlink.log")
         self._listening(superlink)
-        executor = ["flower-superexec", "--runtime-api-address", self.address.local, "--parent-pid", str(os.getpid())]
+        executor = ["flower-superexec", "--runtime-api-address", self.address.local]
         executor += ["--insecure"] if files is None else ["--root-certificates", str(files.ca)]
         superexec = self._start(executor, "superexec.log")
         for key in keys:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("flwr", reason="needs flwr: pip install 'zowarmup[flower]'")
-collect_ignore = ["processes.py", "proxy.py", "reaper.py"]
+collect_ignore = ["odd_node.py", "processes.py", "proxy.py", "reaper.py"]
 sys.path.insert(0, str(Path(__file__).parent))
 
 from processes import Federation, Overrides  # noqa: E402

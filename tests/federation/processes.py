@@ -142,7 +142,9 @@ class Federation:
     def environment(self) -> dict[str, str]:
         """Of every process: what is started by any of them can be told by it."""
         own = {MARK: self._mark, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-        return {**os.environ, **own, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+        return {**os.environ, **own, **quiet, "PATH": path}
 
     def start(self, name: str, command: list[str], **settings: Any) -> Process:
         """Start a program in the folder."""

@@ -81,6 +81,7 @@ def test_a_node_that_stands_still_for_a_while_goes_on(federation: Federation, sa
 def test_a_cable_that_is_pulled_for_a_while(federation: Federation, same_as_local) -> None:
     federation.overrides |= {"phase.1.rounds": 30}
     server = federation.serve("--quorum", "1")
+    federation.until_said(server, "listening on")
     with Proxy(federation.port) as wire:
         nodes = [federation.join(0, address=wire.address), *(federation.join(client) for client in (1, 2))]
         federation.until_round(8, server)
@@ -97,6 +98,7 @@ def test_a_connection_that_is_closed_for_a_while(federation: Federation, same_as
     """The node comes back as another one, shows whose place it had, and is asked again."""
     federation.overrides |= {"phase.1.rounds": 30}
     server = federation.serve("--quorum", "1")
+    federation.until_said(server, "listening on")
     with Proxy(federation.port) as wire:
         nodes = [federation.join(0, address=wire.address), *(federation.join(client) for client in (1, 2))]
         federation.until_round(8, server)
