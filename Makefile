@@ -44,6 +44,8 @@ bench: $(STAMP)  ## the benchmarks; results go to benchmarks/results
 	$(BIN)/python benchmarks/fedavg.py
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/crash.py --kills 100
+	$(BIN)/python benchmarks/low_memory.py
+	$(BIN)/python benchmarks/federation.py
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

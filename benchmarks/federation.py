@@ -136,7 +136,8 @@ def simulation(folder: Path, *, rounds: int) -> Iterator[Row]:
     command = [str(Path(sys.executable).parent / "flwr"), "run", str(ROOT / "apps" / "flower"), "--stream"]
     command += ["--run-config", f'set="{sets}" out="{out}"']
     command += ["--federation-config", "num-supernodes=200 client-resources-num-cpus=1 init-args-num-cpus=2"]
-    environment = os.environ | {"FLWR_HOME": str(folder / "flwr"), "FLWR_TELEMETRY_ENABLED": "0"}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # they look each other up
+    environment = os.environ | {"PATH": path, "FLWR_HOME": str(folder / "flwr"), "FLWR_TELEMETRY_ENABLED": "0"}
     environment |= {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(PORT + 20), "RAY_USAGE_STATS_ENABLED": "0"}
     subprocess.run(command, env=environment, check=True, timeout=1200, stdout=subprocess.DEVNULL)
     for process in psutil.process_iter(["cmdline"]):

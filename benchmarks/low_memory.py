@@ -1,6 +1,7 @@
 """Memory of a client by what it does, and what a cap stops; results in benchmarks/results/low-memory.csv.
 
-    python benchmarks/low_memory.py [--net resnet18] [--batch 64] [--rounds 3] [--cap MIB] [--quick] [--out CSV]
+    python benchmarks/low_memory.py [--net resnet18] [--batch 64] [--rounds 3] [--cap MIB] [--by rlimit|cgroup]
+                                    [--quick] [--out CSV]
 
 A run with one client on random 3 x 32 x 32 images, GroupNorm, one thread, client and server in one process; a fresh
 process for every line of the table:
@@ -12,14 +13,15 @@ process for every line of the table:
     backprop, micro-batch 1      exact slopes, gradients accumulated image by image: the fair baseline
     backprop                     a first-order phase, SGD on the batch, as capable clients do it
 
-Then each of the last four runs again under one cap, by default half-way between zeroth-order and backprop. The exit
-code is 1 where backprop completes under it, or zeroth-order does not.
+Then each of the last four runs again under one cap, by default half-way between zeroth-order and backprop; where the
+machine allows it, under a cap of both kinds. The exit code is 1 where backprop completes under one, or zeroth-order
+does not.
 
 Columns, in MiB: ``imports``, resident when everything is imported; ``process``, the peak of resident memory (VmHWM) of
 the whole process; ``net``, that less the ``process`` of runtime; ``work``, the most that is resident while the client
-works, less what was resident before, the weights among it; ``data``, the peak of private writable memory. The cap is a
-limit on ``data`` (RLIMIT_DATA, set from outside by prlimit): any process may set it, and there is none on what is
-resident.
+works, less what was resident before, the weights among it; ``data``, the peak of private writable memory. A cap is a
+limit on ``data`` (RLIMIT_DATA, set from outside by prlimit), which any process may set and which makes an allocation
+fail; or on ``charged``, what the kernel charges to a control group, which takes root or a delegated group, and kills.
 """
 
 from __future__ import annotations
@@ -84,6 +86,8 @@ lr = 1e-3
 """
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
 """For glibc: tensors that are freed go back to the system at once, and no thread reserves address space."""
+ENOUGH = 2**40
+"""Bytes: a limit that is none."""
 PATIENCE = 600.0
 """Seconds until a process is given up: under a cap that is too small for the libraries some wait for ever."""
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "bad_alloc", "MemoryError")
@@ -125,6 +129,9 @@ class Used:
     """Of the model, as it is sent."""
     rounds: int
     seconds: float
+    charged: int = 0
+    """Resident, and charged to the control group that the process was in: not the libraries that others have read; 0
+    where there was none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +142,20 @@ class Ended:
     """None where it ran out of memory."""
     message: str = ""
     """Of the error that stopped it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cap:
+    """A limit on a process, and who keeps it."""
+
+    by: Literal["rlimit", "cgroup"]
+    bytes: int
+
+    @property
+    def words(self) -> str:
+        """What is limited."""
+        what = {"rlimit": "private writable memory (RLIMIT_DATA)", "cgroup": "resident memory (control group)"}
+        return f"{self.bytes / MIB:.0f} MiB of {what[self.by]}"
 
 
 class JobError(Exception):
@@ -188,16 +209,30 @@ def main() -> int:
     options = arguments()
     jobs = planned(options.net, options.batch, options.rounds, quick=options.quick)
     used = {name: measured(job) for name, job in jobs.items()}
-    cap = options.cap * MIB if options.cap else between(used["zeroth-order"], used["backprop"])
-    ends = {name: ended(job, cap) for name, job in jobs.items() if name not in ("runtime", "inference")}
-    rows = [row(name, jobs[name], used[name], used["runtime"], cap, ends.get(name)) for name in jobs]
+    caps = [
+        Cap(by=by, bytes=options.cap * MIB if options.cap else between(used["zeroth-order"], used["backprop"], by))
+        for by in ([options.by] if options.by else kinds())
+    ]
+    ends: dict[str, dict[str, Ended]] = {
+        cap.by: {name: ended(job, cap) for name, job in jobs.items() if name not in ("runtime", "inference")}
+        for cap in caps
+    }
+    rows = [row(name, jobs[name], used[name], used["runtime"], caps, ends) for name in jobs]
     show(rows)
-    print(f"\nunder a cap of {cap / MIB:.0f} MiB of private writable memory (RLIMIT_DATA):")
-    for name, end in ends.items():
-        print(f"{name}: {outcome(end)}{': ' if end.message else ''}{end.message}")
+    for cap in caps:
+        print(f"\nunder a cap of {cap.words}:")
+        for name, end in ends[cap.by].items():
+            print(f"{name}: {outcome(end)}{': ' if end.message else ''}{end.message}")
     if options.out is not None:
         write(rows, options.out)
-    return 0 if ends["backprop"].used is None and ends["zeroth-order"].used is not None else 1
+    holds = all(end["backprop"].used is None and end["zeroth-order"].used is not None for end in ends.values())
+    return 0 if holds else 1
+
+
+def kinds() -> list[Literal["rlimit", "cgroup"]]:
+    """The kinds of cap that this machine allows."""
+    with control_group(ENOUGH) as group:
+        return ["rlimit"] if group is None else ["rlimit", "cgroup"]
 
 
 def planned(net: str, batch: int, rounds: int, *, quick: bool) -> dict[str, Job]:
@@ -221,7 +256,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--net", choices=NETS, default="resnet18")
     parser.add_argument("--batch", type=int, default=64, help="images of the client, and of a step of SGD")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cap", type=int, help="MiB of private writable memory")
+    parser.add_argument("--cap", type=int, help="MiB")
+    parser.add_argument("--by", choices=("rlimit", "cgroup"), help="default: whatever the machine allows")
     parser.add_argument("--quick", action="store_true", help="a quarter of the width; writes no file without --out")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/low-memory.csv")
     options = parser.parse_args()
@@ -232,53 +268,149 @@ def arguments() -> argparse.Namespace:
 
 def measured(job: Job) -> Used:
     """What a job takes without a cap."""
-    end = ended(job)
+    end = ended(job, Cap(by="cgroup", bytes=ENOUGH) if "cgroup" in kinds() else None)
     if end.used is None:
         raise JobError(f"{job}: out of memory without a cap: {end.message}")
     return end.used
 
 
-def between(less: Used, more: Used) -> int:
+def between(less: Used, more: Used, by: str = "rlimit") -> int:
     """A cap that one job fits under and another does not.
 
     Raises:
         JobError: there is none.
     """
-    if less.data >= more.data:
-        raise JobError(f"no cap lies between {less.data / MIB:.0f} and {more.data / MIB:.0f} MiB: take a larger batch")
-    return (less.data + more.data) // 2
+    low, high = (used.data if by == "rlimit" else used.charged for used in (less, more))
+    if low >= high:
+        raise JobError(f"no cap lies between {low / MIB:.0f} and {high / MIB:.0f} MiB: take a larger batch")
+    return (low + high) // 2
 
 
-def ended(job: Job, cap: int | None = None) -> Ended:
-    """Do a job in a process of its own, under a cap on its private writable memory, in bytes.
+def ended(job: Job, cap: Cap | None = None) -> Ended:
+    """Do a job in a process of its own, under a cap if there is one.
 
     Raises:
-        JobError: it failed, and not for lack of memory; or it does not end.
+        JobError: it failed, and not for lack of memory; it does not end; or the machine allows no control group.
     """
-    with subprocess.Popen(
-        [sys.executable, __file__, "--child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **ALLOCATOR},
-    ) as process:
-        try:
-            if cap is not None:
-                resource.prlimit(process.pid, resource.RLIMIT_DATA, (cap, cap))
-            out, errors = process.communicate(json.dumps(asdict(job)), timeout=PATIENCE)  # it waits for its job
+    command = [sys.executable, __file__, "--child"]
+    with (
+        control_group(cap.bytes if cap is not None and cap.by == "cgroup" else None) as group,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **ALLOCATOR},
+        ) as process,
+    ):
+        try:  # the process waits for its job
+            if cap is not None and cap.by == "rlimit":
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (cap.bytes, cap.bytes))
+            elif cap is not None:
+                if group is None:
+                    raise JobError("this machine allows no control group of memory: take --by rlimit")
+                group.enter(process.pid)
+            out, errors = process.communicate(json.dumps(asdict(job)), timeout=PATIENCE)
         except subprocess.TimeoutExpired as error:
             raise JobError(f"{job}: does not end in {PATIENCE:.0f} s") from error
         finally:
             process.kill()  # without effect on one that has ended
+        charged = 0 if group is None else group.peak()
     if process.returncode == 0:
-        return Ended(used=Used(**json.loads(out)))
+        return Ended(used=replace(Used(**json.loads(out)), charged=charged))
     if process.returncode == -signal.SIGKILL:
         return Ended(used=None, message="killed")
     for line in reversed(errors.splitlines()):
         if any(words in line for words in OUT_OF_MEMORY):
             return Ended(used=None, message=line)
     raise JobError(f"{job}: exit code {process.returncode}\n{errors}")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A control group of memory, and what its files are called, which depends on the version.
+
+    Args:
+        folder: of the group.
+        limit, swap, most: files with the limit, that on swap, and the most that was charged.
+        swapped: what ``swap`` is to hold, or the limit.
+    """
+
+    folder: Path
+    limit: str
+    swap: str
+    most: str
+    swapped: int | None
+
+    def make(self, limit: int) -> bool:
+        """Make it; False where the machine does not allow it."""
+        try:
+            self.folder.mkdir()
+        except OSError:
+            return False
+        try:
+            self._write(self.limit, limit)
+            with contextlib.suppress(FileNotFoundError):  # where there is no swap
+                self._write(self.swap, limit if self.swapped is None else self.swapped)
+            self.peak()
+        except OSError:
+            self.remove()
+            return False
+        return True
+
+    def enter(self, process: int) -> None:
+        """Let a process be in it from now on."""
+        self._write("cgroup.procs", process)
+
+    def peak(self) -> int:
+        """The most that was charged to it, in bytes."""
+        return int((self.folder / self.most).read_text())
+
+    def remove(self) -> None:
+        """Remove it; its last process may just be on its way out."""
+        for _ in range(50):
+            try:
+                self.folder.rmdir()
+            except OSError:
+                time.sleep(0.1)
+            else:
+                return
+
+    def _write(self, name: str, value: int) -> None:
+        with (self.folder / name).open("r+") as file:  # the kernel puts the files there
+            file.write(str(value))
+
+
+@contextlib.contextmanager
+def control_group(limit: int | None, root: Path = Path("/sys/fs/cgroup")) -> Iterator[Group | None]:
+    """A control group that holds nobody yet; None where the machine allows none, or no limit is asked for.
+
+    Args:
+        limit: bytes that may be charged to it, and nothing of it swapped out.
+        root: where control groups are.
+    """
+    group = None if limit is None else next((each for each in groups(root) if each.make(limit)), None)
+    try:
+        yield group
+    finally:
+        if group is not None:
+            group.remove()
+
+
+def groups(root: Path) -> Iterator[Group]:
+    """Groups that might be made: below that of this process, or beside it."""
+    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    places = {controllers: path.strip("/") for _, controllers, path in lines}
+    name = f"low-memory-{os.getpid()}"
+    if (root / "memory").is_dir():
+        files = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max_usage_in_bytes")
+        yield from (Group(root / "memory" / place / name, *files, None) for place in (places.get("memory", ""), ""))
+    elif (root / "cgroup.controllers").is_file():
+        place = root / places.get("", "")
+        yield from (
+            Group(each / name, "memory.max", "memory.swap.max", "memory.peak", 0) for each in (place, place.parent)
+        )
 
 
 def child() -> int:
@@ -338,8 +470,14 @@ def data_peak() -> int:
     return 1024 * (kib["VmPeak"] - kib["VmSize"] + kib["VmData"])
 
 
-def row(name: str, job: Job, used: Used, runtime: Used, cap: int, end: Ended | None) -> dict[str, object]:
+def row(
+    name: str, job: Job, used: Used, runtime: Used, caps: Sequence[Cap], ends: dict[str, dict[str, Ended]]
+) -> dict[str, object]:
     """A line of the table."""
+    under: dict[str, object] = {}
+    for cap in caps:
+        end = ends[cap.by].get(name)
+        under |= {f"{cap.by}_mib": mib(cap.bytes) if end else "", f"under_{cap.by}": outcome(end) if end else ""}
     return {
         "what": name,
         "net": job.net,
@@ -353,8 +491,8 @@ def row(name: str, job: Job, used: Used, runtime: Used, cap: int, end: Ended | N
         "weights_mib": mib(used.weights),
         "work_mib": mib(used.work),
         "data_mib": mib(used.data),
-        "cap_mib": "" if end is None else mib(cap),
-        "under_cap": "" if end is None else outcome(end),
+        "charged_mib": mib(used.charged) if used.charged else "",
+        **under,
         "rounds": used.rounds,
         "seconds": f"{used.seconds:.1f}",
         "machine": f"{platform.machine()}, CPU, 1 thread",
@@ -364,7 +502,9 @@ def row(name: str, job: Job, used: Used, runtime: Used, cap: int, end: Ended | N
 
 def outcome(end: Ended) -> str:
     """In words."""
-    return "out of memory" if end.used is None else f"completed {end.used.rounds} rounds"
+    if end.used is None:
+        return end.message if end.message == "killed" else "out of memory"
+    return f"completed {end.used.rounds} rounds"
 
 
 def mib(count: int) -> str:
@@ -375,9 +515,12 @@ def mib(count: int) -> str:
 def show(rows: Sequence[dict[str, object]]) -> None:
     """Print the columns that differ."""
     keys = [key for key in rows[0] if key.endswith("_mib")]
-    print(f"{'MiB':28s}" + "".join(f"{key.removesuffix('_mib'):>9s}" for key in keys) + "  under the cap")
+    ends = [key for key in rows[0] if key.startswith("under_")]
+    print(f"{'MiB':28s}" + "".join(f"{key.removesuffix('_mib'):>9s}" for key in keys))
     for line in rows:
-        print(f"{line['what']:28s}" + "".join(f"{line[key]:>9s}" for key in keys) + f"  {line['under_cap']}")
+        print(
+            f"{line['what']:28s}" + "".join(f"{line[key]:>9s}" for key in keys), *(line[key] for key in ends), sep="  "
+        )
 
 
 def write(rows: Sequence[dict[str, object]], path: Path) -> None:

@@ -30,17 +30,51 @@ def script() -> ModuleType:
     return module
 
 
-def test_a_cap_stops_backprop_and_not_zeroth_order(script):
-    forward = script.Job(work="zeroth-order", micro_batch=16, **SMALL)
-    backprop = script.Job(work="first-order", **SMALL)
-    less, more = script.measured(forward), script.measured(backprop)
-    assert less.work < more.work / 2
-    cap = script.between(less, more)
-    stopped, completed = script.ended(backprop, cap), script.ended(forward, cap)
+@pytest.fixture(scope="module")
+def forward(script):
+    """A zeroth-order client, and what it takes."""
+    job = script.Job(work="zeroth-order", micro_batch=16, **SMALL)
+    return job, script.measured(job)
+
+
+@pytest.fixture(scope="module")
+def backprop(script):
+    """A client that runs SGD on a batch, and what it takes."""
+    job = script.Job(work="first-order", **SMALL)
+    return job, script.measured(job)
+
+
+def test_a_cap_stops_backprop_and_not_zeroth_order(script, forward, backprop):
+    assert forward[1].work < backprop[1].work / 2
+    cap = script.Cap(by="rlimit", bytes=script.between(forward[1], backprop[1]))
+    stopped, completed = script.ended(backprop[0], cap), script.ended(forward[0], cap)
     assert stopped.used is None
     assert "round 1, phase 0 (first-order), client 0" in stopped.message and "can't allocate memory" in stopped.message
     assert completed.used.rounds == 2
-    assert completed.used.data <= cap
+    assert completed.used.data <= cap.bytes
+
+
+def test_a_control_group_kills_backprop_and_not_zeroth_order(script, forward, backprop):
+    if "cgroup" not in script.kinds():
+        pytest.skip("this machine allows no control group of memory")
+    cap = script.Cap(by="cgroup", bytes=script.between(forward[1], backprop[1], "cgroup"))
+    assert script.ended(backprop[0], cap) == script.Ended(used=None, message="killed")
+    assert script.ended(forward[0], cap).used.rounds == 2
+    assert not list(Path("/sys/fs/cgroup").glob("**/low-memory-*"))
+
+
+def test_where_a_control_group_is_made(script, tmp_path):
+    with script.control_group(script.ENOUGH, tmp_path) as group:
+        assert group is None  # no control groups here
+    (tmp_path / "cgroup.controllers").touch()
+    assert {group.limit for group in script.groups(tmp_path)} == {"memory.max"}
+    (tmp_path / "memory").mkdir()
+    places = list(script.groups(tmp_path))
+    assert {group.limit for group in places} == {"memory.limit_in_bytes"}
+    assert places[-1].folder.parent == tmp_path / "memory"
+    with script.control_group(script.ENOUGH, tmp_path) as group:
+        assert group is None  # nobody puts files into it
+    assert not list((tmp_path / "memory").iterdir())
 
 
 def test_a_failure_that_is_not_for_lack_of_memory_is_told_apart(script):
@@ -66,7 +100,7 @@ def test_the_benchmark_at_full_size(tmp_path):
     subprocess.run([sys.executable, SCRIPT, "--rounds", "1", "--out", out], check=True, timeout=1500)
     with out.open(newline="") as file:
         rows = {row["what"]: row for row in csv.DictReader(file)}
-    assert {name: row["under_cap"] for name, row in rows.items()} == {
+    assert {name: row["under_rlimit"] for name, row in rows.items()} == {
         "runtime": "",
         "inference": "",
         "zeroth-order": "completed 1 rounds",
