@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("flwr", reason="the extra `flower` is not installed")
 
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ConfirmMessageReceivedResponse,
+    PullObjectRequest,
+    PullObjectResponse,
+)
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import HttpGrid
+
 import zowarmup
 from zowarmup.engines import flower
 from zowarmup.engines.exchange import Received
+from zowarmup.engines.grid import GridTransport, server_app
 from zowarmup.errors import UsageError
 from zowarmup.serving import serve_config
 
@@ -43,7 +64,7 @@ def test_twenty_simulated_nodes_give_the_local_engines_chain(tmp_path: Path) -> 
         "out": str(tmp_path / "run"),
         "device": "cpu",
     }
-    flower.server_app(serve_config)(grid, context)
+    server_app(serve_config)(grid, context)
     expected = zowarmup.run("digits", overrides=SHORT, device="cpu").summary
     got = zowarmup.load(tmp_path / "run").summary
     assert (got["state_digest"], got["chain"]) == (expected["state_digest"], expected["chain"])
@@ -51,7 +72,7 @@ def test_twenty_simulated_nodes_give_the_local_engines_chain(tmp_path: Path) -> 
 
 def test_a_message_comes_back_as_it_was_answered() -> None:
     grid = simulated(1)
-    transport = flower.GridTransport(grid)
+    transport = GridTransport(grid)
     assert transport.nodes() == {100}
     (name,) = transport.send([(100, b"no envelope")], seconds=5.0)
     (received,) = transport.receive()
@@ -86,7 +107,91 @@ def test_a_stock_node_has_what_its_configuration_says(tmp_path: Path) -> None:
     assert (node.materials.path, node.materials.allow_code) == (Path("data"), True)
 
 
-def test_content_that_is_not_there_yet_is_looked_for_again_soon() -> None:
-    flower.hurry()
-    assert flower.pull_objects.__kwdefaults__["initial_backoff"] == pytest.approx(0.03)
-    assert flower.pull_objects.__kwdefaults__["backoff_cap"] == pytest.approx(1.0)
+class Link:
+    """A SuperLink, as far as a grid asks it: replies and objects, some of which have not come yet."""
+
+    def __init__(self) -> None:
+        self.replies: dict[str, tuple[Message, dict[str, bytes]]] = {}
+        self.absent: set[str] = set()
+        self.expired: set[str] = set()
+        self.asked: list[str] = []
+        self.confirmed: list[str] = []
+
+    def add(self, number: int, content: bytes) -> tuple[str, list[str]]:
+        """A reply to message ``number``, and the objects that it is made of."""
+        TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+        asked = Message(flower.pack(b"question"), dst_node_id=number, message_type="query.zo")
+        asked.metadata.__dict__["_message_id"] = name = f"message-{number}"
+        reply = Message(flower.pack(content), reply_to=asked)
+        with no_object_id_recompute():
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            contents = {each.object_id: each.deflate() for each in get_all_nested_objects(reply).values()}
+        self.replies[name] = (reply, contents)
+        return name, list(contents)
+
+    def PullMessages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:  # noqa: N802
+        found = [self.replies[name][0] for name in request.message_ids if name in self.replies]
+        self.asked += request.message_ids
+        with no_object_id_recompute():
+            return PullAppMessagesResponse(
+                messages_list=[message_to_proto(remove_content_from_message(each)) for each in found],
+                message_object_trees=[get_object_tree(each) for each in found],
+            )
+
+    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802
+        name = request.object_id
+        content = next((held[name] for _, held in self.replies.values() if name in held), None)
+        there = name not in self.absent
+        return PullObjectResponse(
+            object_found=content is not None and name not in self.expired,
+            object_available=there,
+            object_content=content if there else b"",
+        )
+
+    def ConfirmMessageReceived(self, request: ConfirmMessageReceivedRequest) -> ConfirmMessageReceivedResponse:  # noqa: N802
+        self.confirmed.append(request.message_object_id)
+        return ConfirmMessageReceivedResponse()
+
+
+@pytest.fixture
+def link(monkeypatch: pytest.MonkeyPatch) -> Link:
+    made = Link()
+    monkeypatch.setattr(HttpGrid, "_runtime_client", made)
+    return made
+
+
+def replies(link: Link, names: list[str]) -> GridTransport:
+    made = HttpGrid(token="token")
+    made.set_run(Run.create_empty(1))
+    transport = GridTransport(made)
+    transport._waiting = {name: number for number, name in enumerate(names)}
+    return transport
+
+
+def test_a_reply_whose_content_has_not_come_keeps_no_other_waiting(link: Link) -> None:
+    (slow, objects), (quick, _) = link.add(0, b"slow"), link.add(1, b"quick")
+    link.absent = set(objects[:1])
+    transport = replies(link, [slow, quick])
+    assert [(each.message, each.content) for each in transport.receive()] == [(quick, b"quick")]
+    assert list(transport.receive()) == []
+    assert link.asked == [slow, quick], "what has been seen is not asked for again"
+    link.absent.clear()
+    came: list[Received] = []
+    ends = time.monotonic() + 10
+    while not came and time.monotonic() < ends:
+        came += transport.receive()
+    assert [(each.message, each.node, each.content) for each in came] == [(slow, 0, b"slow")]
+    assert len(link.confirmed) == 2
+
+
+def test_a_reply_that_is_never_sent_to_its_end_is_an_error(link: Link) -> None:
+    name, objects = link.add(0, b"cut off")
+    transport = replies(link, [name])
+    link.absent = set(objects)
+    assert list(transport.receive()) == []
+    link.expired = set(objects)
+    time.sleep(0.05)
+    (received,) = transport.receive()
+    assert (received.message, received.content) == (name, None)
+    assert received.error.startswith("the reply was not sent to its end: ")
+    assert list(transport.receive()) == [] and link.confirmed == []

@@ -1,22 +1,18 @@
-"""Flower carries the messages: a grid as our transport, and the apps for `flwr run`. Written for flwr 1.41.
+"""Flower carries the messages: what is in one of its messages, and the app that a node runs. Written for flwr 1.41.
 
 One message type, ``query.zo``; one record with one value each way, as that is the least on the wire. What is in it is
-ours: see :mod:`zowarmup.engines.wire`.
+ours: see :mod:`zowarmup.engines.wire`. The server's half is :mod:`zowarmup.engines.grid`, which takes more memory.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
 import os
-import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zowarmup.engines.exchange import Received, Transport
 from zowarmup.engines.node import Node, Sized
 from zowarmup.engines.wire import Welcome
 from zowarmup.engines.workshop import Materials, Workshop, furnish
@@ -26,8 +22,6 @@ from zowarmup.recipe import Recipe
 try:
     from flwr.app import ConfigRecord, Context, Message, RecordDict
     from flwr.clientapp import ClientApp
-    from flwr.serverapp import Grid, ServerApp
-    from flwr.supercore.inflatable.inflatable_utils import pull_objects
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "flwr":
         raise
@@ -38,59 +32,6 @@ except ModuleNotFoundError as error:
 QUERY = "zo"
 """Of the message type ``query.zo``."""
 _RECORD = _VALUE = "z"
-_AGAIN_SECONDS = 0.03
-
-
-def hurry() -> None:
-    """Let this process look for a message's content again after hundredths of a second.
-
-    A message can be seen some hundredths of a second before its content has come in. Flower then waits a second, which
-    is longer than a zeroth-order round takes, and has no setting for it: the default of its function is changed.
-    """
-    defaults = pull_objects.__kwdefaults__
-    assert defaults is not None, "flwr 1.41.0 has defaults there"
-    defaults.update(initial_backoff=_AGAIN_SECONDS, backoff_cap=1.0)
-
-
-class GridTransport:
-    """A transport over a grid.
-
-    Args:
-        grid: what Flower hands to a ServerApp.
-    """
-
-    def __init__(self, grid: Grid) -> None:
-        hurry()
-        self._grid = grid
-        self._waiting: dict[str, int] = {}
-
-    def nodes(self) -> Collection[int]:
-        """See :class:`Transport`."""
-        return set(self._grid.get_node_ids())
-
-    def send(self, batch: Sequence[tuple[int, bytes]], *, seconds: float) -> Sequence[str | None]:
-        """See :class:`Transport`."""
-        messages = [
-            Message(pack(content), dst_node_id=node, message_type=f"query.{QUERY}", ttl=seconds)
-            for node, content in batch
-        ]
-        names: list[str | None] = list(self._grid.push_messages(messages)) or [None] * len(batch)
-        self._waiting |= {name: node for name, (node, _) in zip(names, batch, strict=True) if name is not None}
-        return names
-
-    def receive(self) -> Iterator[Received]:
-        """See :class:`Transport`."""
-        if not self._waiting:
-            return
-        for message in list(self._grid.pull_messages(list(self._waiting))):
-            name = message.metadata.reply_to_message_id
-            node = self._waiting.pop(name, None)
-            if node is None:
-                continue
-            if message.has_error():
-                yield Received(name, node, None, f"{message.error.reason} (Flower's code {message.error.code})")
-            else:
-                yield Received(name, node, unpack(message.content))
 
 
 def pack(content: bytes) -> RecordDict:
@@ -105,25 +46,6 @@ def unpack(record: RecordDict) -> bytes:
     except (KeyError, TypeError):
         return b""
     return value if isinstance(value, bytes) else b""
-
-
-Serve = Callable[[Transport, Mapping[str, Any]], object]
-
-
-def server_app(serve: Serve) -> ServerApp:
-    """The ServerApp of `flwr run`.
-
-    Args:
-        serve: runs a recipe over a transport, as the run's configuration says.
-    """
-    app = ServerApp()
-
-    @app.main()
-    def main(grid: Grid, context: Context) -> None:
-        with _speaking():
-            serve(GridTransport(grid), context.run_config)
-
-    return app
 
 
 def client_app() -> ClientApp:
@@ -194,18 +116,3 @@ def _shared(recipe: Recipe, welcome: Welcome, materials: Materials) -> Workshop:
         _SHOPS.clear()
         _SHOPS[welcome.run] = furnish(recipe, welcome, materials)
     return _SHOPS[welcome.run]
-
-
-@contextlib.contextmanager
-def _speaking() -> Iterator[None]:
-    """While open, what the server has to say goes to stderr, where Flower's logs go."""
-    logger, handler = logging.getLogger("zowarmup"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from zowarmup.engines.flower import hurry, pack, unpack
+from zowarmup.engines.flower import pack, unpack
 from zowarmup.engines.node import Node
 from zowarmup.errors import ConnectionLost, UsageError
 
@@ -75,6 +75,8 @@ _SOFT_STATUSES = (429, 500, 502, 503, 504)
 _PRECONDITION = 412  # Flower's word for a node that has no key, for one that is there already, and for an unknown key
 _ACTIVE_SECONDS = 0.05
 _AGAIN_SECONDS = 1.0
+_CONTENT_SECONDS = 60.0
+"""How long a message may be there without its content: a server that was killed while it sent never sends the rest."""
 _GOODBYE_SECONDS = 5.0
 _FORGET_SECONDS = 2.0 * HEARTBEAT_DEFAULT_INTERVAL + 10.0
 """After that long without a sign of it, a server no longer takes a node to be connected."""
@@ -158,7 +160,6 @@ class Lean:
             ConnectionLost: there is no server, it does not let this node in, or it was gone for too long.
             RunError: this node cannot take part in the run.
         """
-        hurry()
         self.node.counter = self.counted
         lost: float | None = None
         connected, said = False, ""
@@ -265,7 +266,8 @@ class Lean:
         """Fetch a message, answer it, and send the answer."""
         run, name = message.metadata.run_id, message.metadata.message_id
         pull = make_pull_object_fn_protobuf(client.PullObject, node, run)
-        contents = pull_objects([each.object_id for each in iterate_object_tree(tree)], pull)
+        asked_for = [each.object_id for each in iterate_object_tree(tree)]
+        contents = pull_objects(asked_for, pull, initial_backoff=_ACTIVE_SECONDS, max_time=_CONTENT_SECONDS)
         make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, run)(name)
         asked = cast(Message, inflate_object_from_contents(name, contents))
         asked.metadata.__dict__["_message_id"] = name

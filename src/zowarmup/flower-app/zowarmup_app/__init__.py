@@ -1,1 +1,1 @@
-"""The Flower app; `zowarmup.engines.flower` has what it does."""
+"""The Flower app; `zowarmup.engines.flower` and `grid` have what it does."""
