@@ -22,14 +22,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    from zowarmup.engines.lean import Lean
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "federation.csv"
 PROGRAM = str(Path(sys.executable).parent / "zowarmup")
 PORT = 9292
-IDLE_SECONDS = 60.0
+FLEET = "flwr.supernode.fleet_http_client"
+IDLE_SECONDS, REQUESTS = 60.0, 200
 Row = dict[str, str | float]
 
 
@@ -40,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[Row] = list(imports())
     with tempfile.TemporaryDirectory() as folder:
-        rows += digits(Path(folder), rounds=20 if arguments.quick else 150)
+        rows += digits(Path(folder), rounds=20 if arguments.quick else 100)
         rows += idle(Path(folder), 20.0 if arguments.quick else IDLE_SECONDS)
         rows += uplink(Path(folder), quick=arguments.quick)
         if not arguments.skip_simulation:
@@ -58,13 +63,15 @@ def row(what: str, measured: float, unit: str, limit: float | str, how: str) -> 
 
 
 def imports() -> Iterator[Row]:
-    """Memory of a node's process before and behind torch."""
-    code = (
-        "import psutil, zowarmup.cli.app, flwr.app, flwr.supernode.fleet_http_client; "
-        "m = psutil.Process().memory_info; before = m().rss; import zowarmup.engines.lean; print(before, m().rss)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    before, behind = (int(word) / 1e6 for word in done.stdout.split())
+    """Memory of a node's process before and behind torch, and that of torch alone, which differs between machines."""
+    code = "import psutil, {}; m = psutil.Process().memory_info; before = m().rss; import {}; print(before, m().rss)"
+    found = []
+    for first, then in (("sys", "torch"), (f"zowarmup.cli.app, flwr.app, {FLEET}", "zowarmup.engines.lean")):
+        command = [sys.executable, "-c", code.format(first, then)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found += [int(word) / 1e6 for word in done.stdout.split()]
+    _, torch, before, behind = found
+    yield row("torch alone, resident", torch, "MB", "", "a process that has imported torch, for comparison")
     yield row("node before torch, resident", before, "MB", 100, "a process that has imported what a node needs")
     yield row("node with torch, resident, before work", behind, "MB", 300, "likewise")
 
@@ -107,15 +114,31 @@ def idle(folder: Path, seconds: float) -> Iterator[Row]:
         before = sum(lean.counted())
         time.sleep(seconds)
         bytes_a_minute = (sum(lean.counted()) - before) * 60 / seconds
+        milliseconds = request(Lean(node, Link(f"127.0.0.1:{port}"), say=lambda text: None))
+    how = f"median of {REQUESTS}; a round of three nodes takes about 70 of them"
+    yield row("one request to the SuperLink, nothing else going on", milliseconds, "ms", "", how)
     yield row("idle node, both ways, a minute", bytes_a_minute / 1e3, "kB", 25, f"over {seconds:g} s; looks every 3 s")
+
+
+def request(lean: Lean) -> float:
+    """Milliseconds that a look for messages takes."""
+    from flwr.proto.fleet_pb2 import PullMessagesRequest
+
+    seconds = []
+    with lean._session() as (client, node):
+        for _ in range(REQUESTS):
+            began = time.perf_counter()
+            client.PullMessages(PullMessagesRequest(node=node))
+            seconds.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(seconds)
 
 
 def uplink(folder: Path, *, quick: bool) -> Iterator[Row]:
     """What low-resource clients send in a run of cifar10-small, by the paper's settings; 4 bytes a direction asked."""
     if "ZOWARMUP_DATA" not in os.environ:
         return
-    warm, rounds = (2, 3) if quick else (5, 100)
-    sets = [f"data.path={os.environ['ZOWARMUP_DATA']}/cifar10", "data.take=2000", "data.clients=4"]
+    warm, rounds = (2, 3) if quick else (5, 50)
+    sets = [f"data.path={os.environ['ZOWARMUP_DATA']}/cifar10", "data.take=500", "data.clients=4"]
     sets += ["data.high-resource=0.25", f"phase.0.rounds={warm}", f"phase.1.rounds={rounds}", "phase.1.cohort=4"]
     with federation(folder / "cifar", "cifar10-small", sets, clients=4) as (server, _):
         server.wait(3000)

@@ -48,6 +48,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     flower._node.cache_clear()
     flower._SHOPS.clear()
+    flower._REPLICAS.clear()
 
 
 def simulated(clients: int) -> InProcess:

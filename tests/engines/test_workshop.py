@@ -17,10 +17,12 @@ LOW = Card(client=1, tier="low", samples=3, counts=(1, 2))
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(("size", "light"), [(2**20, True), (2**20 + 1, False)])
-def test_a_small_net_needs_no_compiled_kernels(size, light):
+@pytest.mark.parametrize(
+    ("size", "alone", "light"), [(2**20, True, True), (2**20 + 1, True, False), (2**20, False, False)]
+)
+def test_one_client_with_a_small_net_needs_no_compiled_kernels(size, alone, light):
     table = Table(("w",), ((size,),))
-    assert isinstance(backend(torch.device("cpu"), table, threads=1), TorchDirections) is light
+    assert isinstance(backend(torch.device("cpu"), table, threads=1, alone=alone), TorchDirections) is light
 
 
 def test_nodes_are_known_by_what_they_say_of_themselves():

@@ -13,11 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zowarmup.directions import Directions
 from zowarmup.engines.node import Node, Sized
+from zowarmup.engines.replica import Replica
 from zowarmup.engines.wire import Welcome
 from zowarmup.engines.workshop import Materials, Workshop, furnish
 from zowarmup.errors import UsageError
 from zowarmup.recipe import Recipe
+from zowarmup.table import Table
 
 try:
     from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -68,7 +71,8 @@ def _node(run: int, node: int, config: tuple[tuple[str, Any], ...]) -> Node:
     if (partition := given.get("partition-id")) is not None:  # simulated
         home = Path(tempfile.gettempdir()) / f"zowarmup-{os.getuid() if hasattr(os, 'getuid') else 'simulation'}-{run}"
         materials = Materials(device=str(given.get("device", "cpu")), allow_code=True, alone=False)
-        return Node(home, materials, _simulated, client=int(partition), label=f"client-{partition}", shops=_shared)
+        client, label = int(partition), f"client-{partition}"
+        return Node(home, materials, _simulated, client=client, label=label, shops=_shop, replicas=_replica)
     return stock_node(node, given)
 
 
@@ -108,11 +112,20 @@ def _simulated(recipe: Recipe) -> Sized:
 
 
 _SHOPS: dict[bytes, Workshop] = {}
+_REPLICAS: dict[Path, Replica] = {}
 
 
-def _shared(recipe: Recipe, welcome: Welcome, materials: Materials) -> Workshop:
+def _shop(recipe: Recipe, welcome: Welcome, materials: Materials) -> Workshop:
     """One workshop for all simulated clients in this process; of the last run."""
     if welcome.run not in _SHOPS:
         _SHOPS.clear()
         _SHOPS[welcome.run] = furnish(recipe, welcome, materials)
     return _SHOPS[welcome.run]
+
+
+def _replica(folder: Path, run: bytes, table: Table, directions: Directions) -> Replica:
+    """Likewise, one copy of the state: a round is replayed once in a process."""
+    if folder not in _REPLICAS:
+        _REPLICAS.clear()
+        _REPLICAS[folder] = Replica(folder, run, table, directions)
+    return _REPLICAS[folder]

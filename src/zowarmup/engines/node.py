@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from zowarmup import chain, data, protocol
+from zowarmup.directions import Directions
 from zowarmup.disk import Disk
 from zowarmup.engines import wire
 from zowarmup.engines.replica import Replica
@@ -43,6 +44,7 @@ _FAULTS: tuple[tuple[type[ZOWarmUpError], Fault], ...] = (
     (ModelError, "model"),
 )
 Shops = Callable[[Recipe, Welcome, Materials], Workshop]
+Replicas = Callable[[Path, bytes, Table, Directions], Replica]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Node:
         label: tells clients apart that share ``home``; their copy of the state is one.
         counter: bytes sent and received at the socket so far.
         shops: makes what clients work with, or has it already: clients in one process share it.
+        replicas: likewise for the copy of the state.
     """
 
     home: Path
@@ -84,6 +87,7 @@ class Node:
     label: str = "node"
     counter: Callable[[], tuple[int, int]] = lambda: (0, 0)
     shops: Shops = furnish
+    replicas: Replicas = Replica
     over: bool = field(default=False, init=False)
     """The server has said that the run has ended."""
     refused: ZOWarmUpError | None = field(default=None, init=False)
@@ -157,7 +161,7 @@ class Node:
         enrolment = Enrolment(welcome.recipe, welcome)
         if known is None or known.enrolment != enrolment:
             recipe = received(welcome.recipe, self.materials)
-            known = Place(self._folder(welcome.run), recipe, enrolment, self.materials, self.shops)
+            known = self._made(self._folder(welcome.run), recipe, enrolment)
             _ = known.shop  # refuses what does not fit before anything is kept
             disk = Disk(sync=False)
             disk.mkdir(known.folder)
@@ -240,8 +244,11 @@ class Node:
     def _read(self, folder: Path) -> Place | None:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):  # torn by a power cut: enrol again
             enrolment = msgspec.msgpack.decode((folder / self._file).read_bytes(), type=Enrolment)
-            return Place(folder, received(enrolment.recipe, self.materials), enrolment, self.materials, self.shops)
+            return self._made(folder, received(enrolment.recipe, self.materials), enrolment)
         return None
+
+    def _made(self, folder: Path, recipe: Recipe, enrolment: Enrolment) -> Place:
+        return Place(folder, recipe, enrolment, self.materials, self.shops, self.replicas)
 
 
 @dataclass
@@ -254,6 +261,7 @@ class Place:
         enrolment: what the server said.
         materials: what the node has.
         shops: makes what it works with.
+        replicas: makes its copy of the state.
     """
 
     folder: Path
@@ -261,14 +269,15 @@ class Place:
     enrolment: Enrolment
     materials: Materials
     shops: Shops
+    replicas: Replicas
 
     @cached_property
     def replica(self) -> Replica:
         """The node's copy of the state."""
         welcome = self.enrolment.welcome
         table = Table.parse(welcome.table)
-        directions = backend(torch.device("cpu"), table, threads=self.recipe.run.threads)
-        return Replica(self.folder, run=welcome.run, table=table, directions=directions)
+        directions = backend(torch.device("cpu"), table, threads=self.recipe.run.threads, alone=self.materials.alone)
+        return self.replicas(self.folder, welcome.run, table, directions)
 
     @cached_property
     def shop(self) -> Workshop:

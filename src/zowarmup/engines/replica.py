@@ -10,7 +10,7 @@ Everybody's state is the same, so clients that share a machine may share a repli
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class Replica:
         directions: the backend that replays rounds.
     """
 
-    def __init__(self, folder: Path, *, run: bytes, table: Table, directions: Directions) -> None:
+    def __init__(self, folder: Path, run: bytes, table: Table, directions: Directions) -> None:
         self._folder, self._run, self._table, self._directions = folder, run, table, directions
         self._disk = Disk(sync=False)  # what a power cut takes, the server sends again
         self._disk.mkdir(folder)
@@ -217,12 +217,9 @@ class Replica:
             return None
         if base.run != self._run:
             return None
-        round, link = base.round, base.link
-        for step in self._steps():
-            round += 1
-            link = chain.link(link, round, step.phase, step.entry, step.state, step.metrics)
-        self._known = (self._stamp(), (round, link))
-        return round, link
+        found = _link(base, self._steps())
+        self._known = (self._stamp(), found)
+        return found
 
     def _stamp(self) -> tuple[int, int]:
         """Changes when another process writes."""
@@ -236,14 +233,19 @@ class Replica:
         return found[0], found[1]
 
     def _read(self) -> Held | None:
-        """What the disk has; None where there is nothing, or nothing that holds."""
-        self._cost, self._count = 0.0, 0
+        """What the disk has, from what is held on where that is on the way; None where there is nothing that holds."""
         try:
-            if _metadata(self._folder / _BASE)[0].run != self._run:
+            base, _ = _metadata(self._folder / _BASE)
+            if base.run != self._run:
                 return None
+            steps, held = list(self._steps()), self._held
+            behind = -1 if held is None else held.round - base.round
+            if held is not None and behind >= 0 and _link(base, steps[:behind]) == (held.round, held.link):
+                return self._stepped(held, steps[behind:])
+            self._cost, self._count = 0.0, 0
             held = _load(self._folder / _BASE, self._table)
             _check(held)
-            return self._stepped(held, list(self._steps()))
+            return self._stepped(held, steps)
         except (WireError, ReplayMismatch):
             return None  # none yet, or damaged: the server sends a snapshot
 
@@ -264,6 +266,15 @@ class Replica:
         if at < len(content):
             with writing(path), path.open("r+b") as file:
                 file.truncate(at)
+
+
+def _link(base: Position, steps: Iterable[Step]) -> tuple[int, bytes]:
+    """Round and link behind some rounds."""
+    round, link = base.round, base.link
+    for step in steps:
+        round += 1
+        link = chain.link(link, round, step.phase, step.entry, step.state, step.metrics)
+    return round, link
 
 
 def snapshot(state: State, table: Table, run: bytes, round: int, link: bytes) -> bytes:

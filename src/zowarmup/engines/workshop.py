@@ -139,7 +139,7 @@ def furnish(recipe: Recipe, welcome: Welcome, materials: Materials) -> Workshop:
         UsageError: another kind of it, for what does not fit.
     """
     device, table = choose_device(materials.device), Table.parse(welcome.table)
-    directions = backend(device, table, threads=recipe.run.threads)
+    directions = backend(device, table, threads=recipe.run.threads, alone=materials.alone)
     check_denormals(directions)
     if materials.data is not None:
         dataset, federation, indices = _own(recipe, welcome, materials.data)
@@ -165,9 +165,10 @@ def furnish(recipe: Recipe, welcome: Welcome, materials: Materials) -> Workshop:
     return Workshop(experiment, indices)
 
 
-def backend(device: torch.device, table: Table, *, threads: int) -> Directions:
-    """The backend of directions for a node: Numba takes 60 MB, and is worth it where there are many parameters."""
-    if device.type == "cpu" and table.size <= _FEW:
+def backend(device: torch.device, table: Table, *, threads: int, alone: bool) -> Directions:
+    """The backend of directions for a node: Numba takes 60 MB, and is worth it where there are many parameters, or
+    many clients in one process."""
+    if device.type == "cpu" and table.size <= _FEW and alone:
         return TorchDirections(device)
     return select(device, threads=threads)
 
