@@ -33,6 +33,7 @@ import zowarmup
 from zowarmup.engines import flower
 from zowarmup.engines.exchange import Received
 from zowarmup.engines.grid import GridTransport, server_app
+from zowarmup.engines.replica import Replica
 from zowarmup.errors import UsageError
 from zowarmup.serving import serve_config
 
@@ -56,7 +57,10 @@ def simulated(clients: int) -> InProcess:
     return InProcess(flower.client_app(), configs)
 
 
-def test_twenty_simulated_nodes_give_the_local_engines_chain(tmp_path: Path) -> None:
+def test_twenty_simulated_nodes_give_the_local_engines_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    stepped = Replica._stepped
+    monkeypatch.setattr(Replica, "_stepped", lambda *given: made.append(len(given[2])) or stepped(*given))
     grid = simulated(20)
     context = grid.context(100)
     context.run_config = {
@@ -69,6 +73,7 @@ def test_twenty_simulated_nodes_give_the_local_engines_chain(tmp_path: Path) -> 
     expected = zowarmup.run("digits", overrides=SHORT, device="cpu").summary
     got = zowarmup.load(tmp_path / "run").summary
     assert (got["state_digest"], got["chain"]) == (expected["state_digest"], expected["chain"])
+    assert sum(made) == SHORT["phase.1.rounds"] - 1, "a round is replayed once, and not by each of them"
 
 
 def test_a_message_comes_back_as_it_was_answered() -> None:

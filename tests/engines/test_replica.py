@@ -76,6 +76,20 @@ def test_it_is_on_the_disk_when_it_is_made_anew(record, make):
     assert again.position == at(record, 7) and again.held.state.digest() == record.row(7).state.hex()
 
 
+def test_what_another_process_has_done_is_gone_on_with_from_where_it_stands(record, make, monkeypatch):
+    one, other, made = make(), make(), []
+    one.receive(piece(record, 2), "node")
+    assert other.position == at(record, 2)
+    go(one, record, 3, 9)
+    go(other, record, 3, 4)
+    stepped = Replica._stepped
+    monkeypatch.setattr(Replica, "_stepped", lambda *given: made.append(len(given[2])) or stepped(*given))
+    assert go(other, record, 10, 11).round == 11
+    assert made == [5, 2], "from the disk, then what came"
+    monkeypatch.undo()
+    assert make().position == other.position == at(record, 11)
+
+
 def test_rounds_that_were_made_already_are_passed_over(record, make):
     held = make()
     held.receive(piece(record, 2), "node")
