@@ -24,8 +24,7 @@ class Proxy:
         self._flows.set()
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(_LOOK_SECONDS)
+        self._listen(0)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> Self:
@@ -38,7 +37,6 @@ class Proxy:
         self.drop()
         for thread in list(self._threads):
             thread.join()
-        self._listener.close()
 
     def cut(self) -> None:
         """Forward nothing from now on; connections stay open, as when a cable is pulled."""
@@ -46,14 +44,21 @@ class Proxy:
 
     def mend(self) -> None:
         """Forward again, what has been held back first."""
+        if self._listener.fileno() < 0:
+            self._listen(int(self.address.rpartition(":")[2]))
         self._flows.set()
 
     def drop(self) -> None:
-        """Close every connection, as a router does that is started anew."""
+        """Close every connection and take no new ones until it is mended, as a router does that is started anew."""
+        self._listener.close()
         for end in self._open:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         self._open.clear()
+
+    def _listen(self, port: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self._listener.settimeout(_LOOK_SECONDS)
 
     def _begin(self, target, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)
@@ -64,7 +69,7 @@ class Proxy:
         while not self._over.is_set():
             if not self._flows.wait(_LOOK_SECONDS):
                 continue
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(OSError):  # nobody came, or it was closed
                 self._begin(self._forward, self._listener.accept()[0])
 
     def _forward(self, near: socket.socket) -> None:
