@@ -35,7 +35,7 @@ from zowarmup.engines.rounds import Patience
 from zowarmup.errors import OutputError, RunError, UsageError
 from zowarmup.recipe import Recipe
 from zowarmup.rundir import SERVER, STATUS
-from zowarmup.serving import fits
+from zowarmup.serving import fits, last_status
 
 _APP = "flower-app"
 _NAME = "zowarmup"  # of the connection, in Flower's configuration
@@ -321,11 +321,7 @@ class Host:
             Disk(sync=False).write(self.out / STATUS, json.dumps(status).encode())
 
     def _status(self) -> dict[str, Any]:
-        try:
-            found = json.loads((self.out / STATUS).read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return last_status(self.out)
 
     @contextlib.contextmanager
     def _page(self, files: certs.Files | None) -> Iterator[None]:

@@ -66,7 +66,7 @@ def serve(serving: Serving, transport: Transport) -> Trained:
         write=lambda status: _write(out, status),
         say=_LOGGER.info,
         rounds=recipe.rounds,
-        before=_read(out) if there else {},
+        before=last_status(out) if there else {},
     )
     exchange = Exchange(
         recipe=recipes.to_toml(recipe),
@@ -175,8 +175,8 @@ def _write(out: Path, status: Mapping[str, Any]) -> None:
         Disk(sync=False).write(out / STATUS, msgspec.json.format(msgspec.json.encode(status), indent=1))
 
 
-def _read(out: Path) -> Mapping[str, Any]:
-    """What was written last; empty where there is nothing that can be read."""
+def last_status(out: Path) -> dict[str, Any]:
+    """What the server of a run wrote last; empty where there is nothing that can be read."""
     try:
         return msgspec.json.decode((out / STATUS).read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError):

@@ -57,7 +57,11 @@ def test_every_name_of_flowers_is_there():
 
 
 CALLS: dict[str, tuple[Callable[..., object], tuple[object, ...], dict[str, object]]] = {
-    "pull_objects": (lean.pull_objects, (["id"], print), {"initial_backoff": 0.03, "max_time": 1.0}),
+    "pull_objects": (
+        lean.pull_objects,
+        (["id"], print),
+        {"initial_backoff": 0.05, "backoff_cap": 1.0, "max_time": 60.0},
+    ),
     "push_objects": (lean.push_objects, ({}, print), {"object_ids_to_push": set()}),
     "inflate_object_from_contents": (lean.inflate_object_from_contents, ("id", {}), {}),
     "remove_content_from_message": (lean.remove_content_from_message, ("message",), {}),

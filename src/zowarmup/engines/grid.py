@@ -78,8 +78,9 @@ class _Replies:
     """
 
     def __init__(self, grid: HttpGrid) -> None:
-        self._client, self._node, self._run = grid._runtime_client, grid.node, grid.run.run_id
-        self._pull = make_pull_object_fn_protobuf(self._client.PullObject, self._node, self._run)
+        self._client, node, run = grid._runtime_client, grid.node, grid.run.run_id
+        self._pull = make_pull_object_fn_protobuf(self._client.PullObject, node, run)
+        self._confirm = make_confirm_message_received_fn_protobuf(self._client.ConfirmMessageReceived, node, run)
         self._coming: dict[str, _Coming] = {}
 
     def pull(self, names: Collection[str]) -> Iterator[tuple[str, Message | str]]:
@@ -113,8 +114,7 @@ class _Replies:
             coming.after = time.monotonic() + coming.pause
             coming.pause = min(2 * coming.pause, _AGAIN_SECONDS_AT_MOST)
             return None
-        confirm = make_confirm_message_received_fn_protobuf(self._client.ConfirmMessageReceived, self._node, self._run)
-        confirm(coming.message)
+        self._confirm(coming.message)
         return cast(Message, inflate_object_from_contents(coming.message, coming.contents))
 
 

@@ -267,7 +267,13 @@ class Lean:
         run, name = message.metadata.run_id, message.metadata.message_id
         pull = make_pull_object_fn_protobuf(client.PullObject, node, run)
         asked_for = [each.object_id for each in iterate_object_tree(tree)]
-        contents = pull_objects(asked_for, pull, initial_backoff=_ACTIVE_SECONDS, max_time=_CONTENT_SECONDS)
+        contents = pull_objects(
+            asked_for,
+            pull,
+            initial_backoff=_ACTIVE_SECONDS,
+            backoff_cap=_AGAIN_SECONDS,
+            max_time=_CONTENT_SECONDS,
+        )
         make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, run)(name)
         asked = cast(Message, inflate_object_from_contents(name, contents))
         asked.metadata.__dict__["_message_id"] = name
