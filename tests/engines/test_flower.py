@@ -88,10 +88,42 @@ def test_a_message_comes_back_as_it_was_answered() -> None:
     assert list(transport.receive()) == []
 
 
-def test_what_is_no_message_of_ours_is_empty() -> None:
-    assert flower.unpack(flower.pack(b"abc")) == b"abc"
-    assert flower.unpack(flower.RecordDict()) == b""
-    assert flower.unpack(flower.RecordDict({"z": flower.ConfigRecord({"z": 3})})) == b""
+LARGE = b"%" * 8193
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(range(256)), LARGE[:-1], LARGE, LARGE * 30])
+def test_what_is_small_is_within_a_message_and_needs_no_object(content: bytes) -> None:
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    asked = flower.letter(content, 7, seconds=5.0)
+    answer = flower.reply(content, asked)
+    for message in (asked, answer):
+        assert flower.unpack(message) == content
+        small = content != LARGE * 30 and content != LARGE
+        assert flower.within(message.metadata.group_id) == (content if small else None)
+        assert len(message.content) == (0 if small else 1)
+    assert answer.metadata.dst_node_id == 1 and asked.metadata.ttl == 5.0
+
+
+def test_an_answer_does_not_carry_its_question() -> None:
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    answer = flower.reply(LARGE, flower.letter(b"question", 7, seconds=5.0))
+    assert flower.unpack(answer) == LARGE and answer.metadata.group_id == ""
+
+
+@pytest.mark.parametrize(
+    ("group", "record"),
+    [
+        ("", {}),
+        ("3", {}),
+        ("zo:&", {}),
+        ("zo:abc", {"z": flower.ConfigRecord({"z": b"not this"})}),
+        ("", {"z": flower.ConfigRecord({"z": 3})}),
+    ],
+)
+def test_what_is_no_message_of_ours_is_empty(group: str, record: dict[str, flower.ConfigRecord]) -> None:
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    message = Message(flower.RecordDict(record), dst_node_id=1, message_type="query.zo", group_id=group)
+    assert flower.unpack(message) == b""
 
 
 @pytest.mark.parametrize(
@@ -123,12 +155,13 @@ class Link:
         self.asked: list[str] = []
         self.confirmed: list[str] = []
 
-    def add(self, number: int, content: bytes) -> tuple[str, list[str]]:
-        """A reply to message ``number``, and the objects that it is made of."""
+    def add(self, number: int, content: bytes, *, node: int = 1) -> tuple[str, list[str]]:
+        """A node's reply to message ``number``, and the objects that it is made of."""
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-        asked = Message(flower.pack(b"question"), dst_node_id=number, message_type="query.zo")
+        asked = flower.letter(b"question", number, seconds=60.0)
         asked.metadata.__dict__["_message_id"] = name = f"message-{number}"
-        reply = Message(flower.pack(content), reply_to=asked)
+        reply = flower.reply(content, asked)
+        reply.metadata.__dict__["_src_node_id"] = node
         with no_object_id_recompute():
             reply.metadata.__dict__["_message_id"] = reply.object_id
             contents = {each.object_id: each.deflate() for each in get_all_nested_objects(reply).values()}
@@ -175,23 +208,34 @@ def replies(link: Link, names: list[str]) -> GridTransport:
 
 
 def test_a_reply_whose_content_has_not_come_keeps_no_other_waiting(link: Link) -> None:
-    (slow, objects), (quick, _) = link.add(0, b"slow"), link.add(1, b"quick")
+    (slow, objects), (quick, _), (small, _) = link.add(0, LARGE), link.add(1, LARGE + b"!"), link.add(2, b"small")
     link.absent = set(objects[:1])
-    transport = replies(link, [slow, quick])
-    assert [(each.message, each.content) for each in transport.receive()] == [(quick, b"quick")]
+    transport = replies(link, [slow, quick, small])
+    got = sorted((each.message, each.content) for each in transport.receive())
+    assert got == [(quick, LARGE + b"!"), (small, b"small")]
     assert list(transport.receive()) == []
-    assert link.asked == [slow, quick], "what has been seen is not asked for again"
+    assert link.asked == [slow, quick, small], "what has been seen is not asked for again"
     link.absent.clear()
     came: list[Received] = []
     ends = time.monotonic() + 10
     while not came and time.monotonic() < ends:
         came += transport.receive()
-    assert [(each.message, each.node, each.content) for each in came] == [(slow, 0, b"slow")]
-    assert len(link.confirmed) == 2
+    assert [(each.message, each.node, each.content) for each in came] == [(slow, 0, LARGE)]
+    assert len(link.confirmed) == 2, "not the small one, whose node may still be pushing it"
+
+
+def test_a_small_reply_is_confirmed_when_its_node_has_answered_again(link: Link) -> None:
+    """A confirmation removes the objects that a node pushes behind its reply, and would make it fail."""
+    names = [link.add(number, b"small %d" % number, node=node)[0] for number, node in enumerate((5, 6, 5))]
+    transport = replies(link, names[:2])
+    assert len(list(transport.receive())) == 2 and link.confirmed == []
+    transport._waiting = {names[2]: 5}
+    assert [each.content for each in transport.receive()] == [b"small 2"]
+    assert link.confirmed == [link.replies[names[0]][0].metadata.message_id]
 
 
 def test_a_reply_that_is_never_sent_to_its_end_is_an_error(link: Link) -> None:
-    name, objects = link.add(0, b"cut off")
+    name, objects = link.add(0, LARGE)
     transport = replies(link, [name])
     link.absent = set(objects)
     assert list(transport.receive()) == []

@@ -19,7 +19,6 @@ import pytest
 pytest.importorskip("flwr", reason="the extra `flower` is not installed")
 
 import httpx
-from flwr.app import Message
 from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse, PushMessagesResponse
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
 from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse, PullObjectResponse, PushObjectResponse
@@ -66,6 +65,7 @@ CALLS: dict[str, tuple[Callable[..., object], tuple[object, ...], dict[str, obje
     "inflate_object_from_contents": (lean.inflate_object_from_contents, ("id", {}), {}),
     "remove_content_from_message": (lean.remove_content_from_message, ("message",), {}),
     "message_to_proto": (lean.message_to_proto, ("message",), {}),
+    "message_from_proto": (lean.message_from_proto, ("proto",), {}),
     "get_all_nested_objects": (lean.get_all_nested_objects, ("message",), {}),
     "get_object_tree": (lean.get_object_tree, ("message",), {}),
     "iterate_object_tree": (lean.iterate_object_tree, ("tree",), {}),
@@ -298,6 +298,7 @@ class Server(lean.FleetHttpClient):
     def __init__(self, *contents: bytes) -> None:
         self._client = SimpleNamespace()
         self.contents, self.objects, self.answers, self.heard = list(contents), {}, [], []
+        self.asked, self.confirmed, self.pulled = [], [], 0
 
     def __enter__(self) -> Server:
         return self
@@ -315,18 +316,21 @@ class Server(lean.FleetHttpClient):
     def PullMessages(self, request: object) -> PullMessagesResponse:  # noqa: N802
         if not self.contents:
             return PullMessagesResponse()
-        message = Message(flower.pack(self.contents.pop(0)), dst_node_id=7, message_type="query.zo", ttl=60.0)
+        message = flower.letter(self.contents.pop(0), 7, seconds=60.0)
         with lean.no_object_id_recompute():
             message.metadata.__dict__["_message_id"] = message.object_id
+            self.asked.append(message.object_id)
             self.objects = {name: part.deflate() for name, part in lean.get_all_nested_objects(message).items()}
             proto = lean.message_to_proto(lean.remove_content_from_message(message))
             return PullMessagesResponse(messages_list=[proto], message_object_trees=[lean.get_object_tree(message)])
 
     def PullObject(self, request: object) -> PullObjectResponse:  # noqa: N802
         content = self.objects[request.object_id]
+        self.pulled += 1
         return PullObjectResponse(object_found=True, object_available=True, object_content=content)
 
     def ConfirmMessageReceived(self, request: object) -> ConfirmMessageReceivedResponse:  # noqa: N802
+        self.confirmed.append((request.message_object_id, len(self.asked)))
         return ConfirmMessageReceivedResponse()
 
     def PushMessages(self, request: object) -> PushMessagesResponse:  # noqa: N802
@@ -340,7 +344,7 @@ class Server(lean.FleetHttpClient):
         self.objects[request.object_id] = request.object_content
         if request.object_id == self.root:
             reply = lean.inflate_object_from_contents(self.root, dict(self.objects))
-            self.answers.append(wire.decode_answer(flower.unpack(reply.content)))
+            self.answers.append(wire.decode_answer(flower.unpack(reply)))
         return PushObjectResponse(stored=True)
 
 
@@ -357,6 +361,16 @@ def test_it_answers_message_after_message_until_the_run_is_over(tmp_path, monkey
     assert [type(answer) for answer in server.answers] == [wire.Card, wire.Failed, wire.Bye]
     assert tried.node.over and tried.said == ["connected to far.example:9092 as node 7"]
     assert server.heard == ["RegisterNode", "DeactivateNode", "UnregisterNode", "close"]
+
+
+def test_a_small_message_needs_no_object_and_is_confirmed_with_the_next(tmp_path, monkeypatch):
+    """A confirmation removes the objects, which the server may still be pushing."""
+    server = Server(b"small", b"small too", b"%" * 100_000, wire.encode(wire.Over(run=b"")))
+    on(monkeypatch, server)
+    made(tmp_path).run()
+    first, second, large, _ = server.asked
+    assert server.confirmed == [(first, 2), (large, 3), (second, 4)]
+    assert server.pulled == 3, "the large one: message, record and value"
 
 
 def lean_recipe() -> str:

@@ -1,11 +1,15 @@
 """Flower carries the messages: what is in one of its messages, and the app that a node runs. Written for flwr 1.41.
 
-One message type, ``query.zo``; one record with one value each way, as that is the least on the wire. What is in it is
-ours: see :mod:`zowarmup.engines.wire`. The server's half is :mod:`zowarmup.engines.grid`, which takes more memory.
+One message type, ``query.zo``, with one value each way. What is in it is ours: see :mod:`zowarmup.engines.wire`. Flower
+carries the content of a message as objects, each of which is pushed and pulled by a request of its own; what is small
+is in the message's metadata instead, and there as soon as the message is. The server's half is
+:mod:`zowarmup.engines.grid`, which takes more memory.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import functools
 import os
 import tempfile
@@ -35,20 +39,51 @@ except ModuleNotFoundError as error:
 QUERY = "zo"
 """Of the message type ``query.zo``."""
 _RECORD = _VALUE = "z"
+_WITHIN = "zo:"
+"""Begins a group id that is a message of ours; nothing of Flower's reads group ids."""
+_WITHIN_BYTES = 8192
+"""What is larger is carried as objects."""
 
 
-def pack(content: bytes) -> RecordDict:
-    """One of our messages as a record."""
-    return RecordDict({_RECORD: ConfigRecord({_VALUE: content})})
+def letter(content: bytes, node: int, *, seconds: float) -> Message:
+    """A message to a node, worth answering for so many seconds."""
+    message = Message(RecordDict(), dst_node_id=node, message_type=f"query.{QUERY}", ttl=seconds)
+    return _fill(message, content)
 
 
-def unpack(record: RecordDict) -> bytes:
-    """The message in a record; empty where there is none, which then does not decode."""
+def reply(content: bytes, asked: Message) -> Message:
+    """The answer to a message."""
+    return _fill(Message(RecordDict(), reply_to=asked), content)
+
+
+def unpack(message: Message) -> bytes:
+    """What is in a message; empty where it is none of ours, which then does not decode."""
+    content = within(message.metadata.group_id)
+    if content is not None:
+        return content
     try:
-        value = record[_RECORD][_VALUE]
+        value = message.content[_RECORD][_VALUE]
     except (KeyError, TypeError):
         return b""
     return value if isinstance(value, bytes) else b""
+
+
+def within(group: str) -> bytes | None:
+    """What is in a message with this group id, where that is all there is to it; None where its objects have it."""
+    if not group.startswith(_WITHIN):
+        return None
+    try:
+        return base64.b64decode(group[len(_WITHIN) :], validate=True)
+    except binascii.Error:
+        return b""
+
+
+def _fill(message: Message, content: bytes) -> Message:
+    small = len(content) <= _WITHIN_BYTES
+    message.metadata.group_id = _WITHIN + base64.b64encode(content).decode("ascii") if small else ""
+    if not small:
+        message.content[_RECORD] = ConfigRecord({_VALUE: content})
+    return message
 
 
 def client_app() -> ClientApp:
@@ -58,7 +93,7 @@ def client_app() -> ClientApp:
     @app.query(QUERY)
     def answer(message: Message, context: Context) -> Message:
         node = _node(context.run_id, context.node_id, tuple(sorted(context.node_config.items())))
-        return Message(pack(node.answer(unpack(message.content))), reply_to=message)
+        return reply(node.answer(unpack(message)), message)
 
     return app
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from zowarmup.engines.exchange import Received, Transport
-from zowarmup.engines.flower import QUERY, pack, unpack
+from zowarmup.engines.flower import letter, unpack, within
 from zowarmup.errors import UsageError
 
 try:
     from flwr.app import Context, Message
+    from flwr.common.serde import message_from_proto
     from flwr.proto.runtime_pb2 import PullAppMessagesRequest
     from flwr.serverapp import Grid, ServerApp
     from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
@@ -70,8 +71,9 @@ class _Coming:
 class _Replies:
     """Fetches replies from a SuperLink without waiting for any of them.
 
-    A reply can be seen before its content has come in. Flower's `pull_messages` waits for that, reply by reply and for
-    up to three minutes, so that a node which is cut off while it sends would keep everybody waiting.
+    A reply can be seen before its objects have come in. Flower's `pull_messages` waits for them, reply by reply and for
+    up to three minutes, so that a node which is cut off while it sends would keep everybody waiting. What is within a
+    reply needs no object.
 
     Args:
         grid: of a ServerApp.
@@ -82,6 +84,7 @@ class _Replies:
         self._pull = make_pull_object_fn_protobuf(self._client.PullObject, node, run)
         self._confirm = make_confirm_message_received_fn_protobuf(self._client.ConfirmMessageReceived, node, run)
         self._coming: dict[str, _Coming] = {}
+        self._unconfirmed: dict[int, str] = {}
 
     def pull(self, names: Collection[str]) -> Iterator[tuple[str, Message | str]]:
         """The replies to these messages that are complete, or why there will be none."""
@@ -89,9 +92,12 @@ class _Replies:
         if unseen:
             seen = self._client.PullMessages(PullAppMessagesRequest(message_ids=unseen))
             for proto, tree in zip(seen.messages_list, seen.message_object_trees, strict=True):
-                objects = [each.object_id for each in iterate_object_tree(tree)]
-                name = proto.metadata.reply_to_message_id
-                self._coming[name] = _Coming(proto.metadata.message_id, objects)
+                name, reply = proto.metadata.reply_to_message_id, proto.metadata.message_id
+                if within(proto.metadata.group_id) is None or proto.HasField("error"):
+                    self._coming[name] = _Coming(reply, [each.object_id for each in iterate_object_tree(tree)])
+                else:
+                    self._heard(proto.metadata.src_node_id, reply)
+                    yield name, message_from_proto(proto)
         for name, coming in list(self._coming.items()):
             try:
                 message = self._complete(coming)
@@ -102,6 +108,13 @@ class _Replies:
                 if message is not None:
                     del self._coming[name]
                     yield name, message
+
+    def _heard(self, node: int, reply: str) -> None:
+        """Confirm the reply of this node before this one. A confirmation removes the objects of a reply, and a node is
+        still pushing those of one that was complete at once, until it answers again."""
+        if node in self._unconfirmed:
+            self._confirm(self._unconfirmed[node])
+        self._unconfirmed[node] = reply
 
     def _complete(self, coming: _Coming) -> Message | None:
         if time.monotonic() < coming.after:
@@ -136,10 +149,7 @@ class GridTransport:
 
     def send(self, batch: Sequence[tuple[int, bytes]], *, seconds: float) -> Sequence[str | None]:
         """See :class:`Transport`."""
-        messages = [
-            Message(pack(content), dst_node_id=node, message_type=f"query.{QUERY}", ttl=seconds)
-            for node, content in batch
-        ]
+        messages = [letter(content, node, seconds=seconds) for node, content in batch]
         names: list[str | None] = list(self._grid.push_messages(messages)) or [None] * len(batch)
         self._waiting |= {name: node for name, (node, _) in zip(names, batch, strict=True) if name is not None}
         return names
@@ -157,7 +167,7 @@ class GridTransport:
             elif message.has_error():
                 yield Received(name, node, None, f"{message.error.reason} (Flower's code {message.error.code})")
             else:
-                yield Received(name, node, unpack(message.content))
+                yield Received(name, node, unpack(message))
 
     def _pulled(self) -> Iterator[tuple[str, Message | str]]:
         if self._replies is not None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from zowarmup.engines.flower import pack, unpack
+from zowarmup.engines.flower import reply, unpack, within
 from zowarmup.engines.node import Node
 from zowarmup.errors import ConnectionLost, UsageError
 
@@ -31,7 +31,7 @@ try:
     from flwr.app import Message
     from flwr.app.message import remove_content_from_message
     from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, TIMESTAMP_HEADER
-    from flwr.common.serde import message_to_proto
+    from flwr.common.serde import message_from_proto, message_to_proto
     from flwr.proto.fleet_pb2 import (
         ActivateNodeRequest,
         DeactivateNodeRequest,
@@ -152,6 +152,7 @@ class Lean:
     _counts: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False)
     _forgotten: bool = field(default=False, init=False, repr=False)
     _gone: tuple[int, int] = field(default=(0, 0), init=False, repr=False)
+    _before: Any = field(default=None, init=False, repr=False)
 
     def run(self) -> None:
         """Connect, and answer until the server says that the run has ended.
@@ -215,7 +216,7 @@ class Lean:
             else:
                 _register_if_open(client, own)
             activation = ActivateNodeRequest(public_key=own, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
-            self._forgotten = False
+            self._forgotten, self._before = False, None
             node = FlowerNode(node_id=client.ActivateNode(activation).node_id)
             TaskIdentity.task_id = TaskIdentity.run_id = 1  # Message() asks for them, outside Flower's processes too
             TaskIdentity.node_id = node.node_id
@@ -263,35 +264,49 @@ class Lean:
             pause = min(pause * 1.3, self.link.idle_seconds)
 
     def _one(self, client: FleetHttpClient, node: FlowerNode, message: Any, tree: Any) -> None:
-        """Fetch a message, answer it, and send the answer."""
-        run, name = message.metadata.run_id, message.metadata.message_id
-        pull = make_pull_object_fn_protobuf(client.PullObject, node, run)
-        asked_for = [each.object_id for each in iterate_object_tree(tree)]
-        contents = pull_objects(
-            asked_for,
-            pull,
-            initial_backoff=_ACTIVE_SECONDS,
-            backoff_cap=_AGAIN_SECONDS,
-            max_time=_CONTENT_SECONDS,
-        )
-        make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, run)(name)
-        asked = cast(Message, inflate_object_from_contents(name, contents))
-        asked.metadata.__dict__["_message_id"] = name
+        """Fetch a message, answer it, and send the answer.
+
+        A confirmation removes a message's objects. One that is complete without them is confirmed with the next one:
+        until then the server may still be pushing them.
+        """
+        run = message.metadata.run_id
+        if within(message.metadata.group_id) is None:
+            asked, received = self._pulled(client, node, message, tree), message
+        else:
+            asked, received = message_from_proto(message), self._before
+            self._before = message
+        if received is not None and received.metadata.run_id == run:
+            confirm = make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, run)
+            confirm(received.metadata.message_id)
         began = self.clock()
-        reply = Message(pack(self.node.answer(unpack(asked.content))), reply_to=asked)
+        answer = reply(self.node.answer(unpack(asked)), asked)
         with no_object_id_recompute():
-            reply.metadata.__dict__["_message_id"] = reply.object_id
-            objects = get_all_nested_objects(reply)
+            answer.metadata.__dict__["_message_id"] = answer.object_id
+            objects = get_all_nested_objects(answer)
             response = client.PushMessages(
                 PushMessagesRequest(
                     node=node,
-                    messages_list=[message_to_proto(remove_content_from_message(reply))],
-                    message_object_trees=[get_object_tree(reply)],
+                    messages_list=[message_to_proto(remove_content_from_message(answer))],
+                    message_object_trees=[get_object_tree(answer)],
                     clientapp_runtime_list=[self.clock() - began],
                 )
             )
             push = make_push_object_fn_protobuf(client.PushObject, node, run, response.session_id)
             push_objects(objects, push, object_ids_to_push=set(response.objects_to_push))
+
+    def _pulled(self, client: FleetHttpClient, node: FlowerNode, message: Any, tree: Any) -> Message:
+        """A message whose content is in objects."""
+        name = message.metadata.message_id
+        contents = pull_objects(
+            [each.object_id for each in iterate_object_tree(tree)],
+            make_pull_object_fn_protobuf(client.PullObject, node, message.metadata.run_id),
+            initial_backoff=_ACTIVE_SECONDS,
+            backoff_cap=_AGAIN_SECONDS,
+            max_time=_CONTENT_SECONDS,
+        )
+        asked = cast(Message, inflate_object_from_contents(name, contents))
+        asked.metadata.__dict__["_message_id"] = name
+        return asked
 
     def _count(self, response: Any) -> None:
         """After each response: what the kernel has counted on its connection."""
