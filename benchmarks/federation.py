@@ -115,7 +115,7 @@ def idle(folder: Path, seconds: float) -> Iterator[Row]:
         time.sleep(seconds)
         bytes_a_minute = (sum(lean.counted()) - before) * 60 / seconds
         milliseconds = request(Lean(node, Link(f"127.0.0.1:{port}"), say=lambda text: None))
-    how = f"median of {REQUESTS}; a round of three nodes takes about 70 of them"
+    how = f"median of {REQUESTS}; a zeroth-order round of three nodes takes about 35 of them"
     yield row("one request to the SuperLink, nothing else going on", milliseconds, "ms", "", how)
     yield row("idle node, both ways, a minute", bytes_a_minute / 1e3, "kB", 25, f"over {seconds:g} s; looks every 3 s")
 

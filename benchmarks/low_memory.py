@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import functools
 import json
 import os
 import platform
@@ -229,6 +230,7 @@ def main() -> int:
     return 0 if holds else 1
 
 
+@functools.cache
 def kinds() -> list[Literal["rlimit", "cgroup"]]:
     """The kinds of cap that this machine allows."""
     with control_group(ENOUGH) as group:
