@@ -54,15 +54,15 @@ def test_a_status_page_is_no_server(federation: Federation) -> None:
 
 def test_a_client_that_somebody_is_already(federation: Federation, same_as_local) -> None:
     server = federation.serve()
-    nodes = federation.join_all("--quiet")[1:]
-    first = federation.processes[1]
+    first = federation.join(0, "--quiet")
     federation.until(
         lambda: "0" in federation.status.get("clients", {}), "client 0", alive=server, seconds=START_SECONDS
     )
     second = federation.join(0, "--home", "elsewhere", name="second")
     ended(second, 1, "client 0 is another node at present", "hint: --client, or leave it out to get any free one")
+    others = [federation.join(client, "--quiet") for client in (1, 2)]
     assert server.wait(START_SECONDS) == 0
-    assert [node.wait(END_SECONDS) for node in (first, *nodes)] == [0, 0, 0]
+    assert [node.wait(END_SECONDS) for node in (first, *others)] == [0, 0, 0]
     same_as_local(federation)
 
 
