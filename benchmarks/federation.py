@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results" / "federation.csv"
 PROGRAM = str(Path(sys.executable).parent / "zowarmup")
 PORT = 9292
 FLEET = "flwr.supernode.fleet_http_client"
-IDLE_SECONDS, REQUESTS = 60.0, 200
+IDLE_SECONDS, REQUESTS, STEPS = 60.0, 200, 200
 Row = dict[str, str | float]
 
 
@@ -43,13 +43,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, less idling")
     parser.add_argument("--skip-simulation", action="store_true")
     arguments = parser.parse_args()
-    rows: list[Row] = list(imports())
+    rows: list[Row] = [*pace(), *imports()]
     with tempfile.TemporaryDirectory() as folder:
         rows += digits(Path(folder), rounds=20 if arguments.quick else 100)
         rows += idle(Path(folder), 20.0 if arguments.quick else IDLE_SECONDS)
         rows += uplink(Path(folder), quick=arguments.quick)
         if not arguments.skip_simulation:
             rows += simulation(Path(folder), rounds=5 if arguments.quick else 20)
+    rows += pace()
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["what", "measured", "unit", "limit", "how"])
         writer.writeheader()
@@ -60,6 +61,23 @@ def main() -> None:
 
 def row(what: str, measured: float, unit: str, limit: float | str, how: str) -> Row:
     return {"what": what, "measured": round(measured, 3), "unit": unit, "limit": limit, "how": how}
+
+
+def pace() -> Iterator[Row]:
+    """How quick this machine is just now, which changes by the hour where others share it."""
+    import torch
+
+    from zowarmup import nets
+
+    torch.set_num_threads(1)
+    net, x = nets.build("cnn", input_shape=(3, 32, 32), classes=10, args={}), torch.randn(32, 3, 32, 32)
+    seconds = []
+    for _ in range(STEPS):
+        began = time.perf_counter()
+        net(x).square().mean().backward()
+        seconds.append(time.perf_counter() - began)
+    how = f"backprop of cifar10-small's net, batch 32, one thread, median of {STEPS}: the machine's pace"
+    yield row("a training step, for comparison", 1e3 * statistics.median(seconds), "ms", "", how)
 
 
 def imports() -> Iterator[Row]:
