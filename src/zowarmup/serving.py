@@ -15,8 +15,9 @@ import msgspec
 from zowarmup import chain, data, loop, recipes
 from zowarmup.disk import Disk
 from zowarmup.engines.board import Board
-from zowarmup.engines.exchange import Exchange, Transport
+from zowarmup.engines.exchange import Exchange
 from zowarmup.engines.rounds import Patience
+from zowarmup.engines.transport import Transport
 from zowarmup.engines.workshop import enlisted, recalled
 from zowarmup.errors import OutputError, UsageError, ZOWarmUpError
 from zowarmup.ledger import NAME as LEDGER

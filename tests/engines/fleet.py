@@ -15,9 +15,10 @@ from zowarmup import loop, protocol, recipes
 from zowarmup.data import load
 from zowarmup.engines import wire
 from zowarmup.engines.board import Board
-from zowarmup.engines.exchange import Exchange, Received
+from zowarmup.engines.exchange import Exchange
 from zowarmup.engines.node import Node, Sized
 from zowarmup.engines.rounds import Patience
+from zowarmup.engines.transport import Received
 from zowarmup.engines.workshop import Materials, Workshop, furnish
 from zowarmup.ledger import Ledger
 from zowarmup.recipe import Recipe

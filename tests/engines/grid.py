@@ -17,13 +17,16 @@ class InProcess(Grid):
     Args:
         app: what every node runs.
         configs: the configuration of each node, by its id.
+
+    Attributes:
+        count: messages to nodes so far.
     """
 
     def __init__(self, app: ClientApp, configs: dict[int, dict[str, str | int | float | bool]]) -> None:
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1  # Message() asks for them
         self._app, self._configs = app, configs
         self._pending: dict[str, Message] = {}
-        self._number = 0
+        self.count = 0
 
     @property
     def run(self) -> Run:
@@ -44,8 +47,8 @@ class InProcess(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         names = []
         for message in messages:
-            self._number += 1
-            names.append(f"message-{self._number}")
+            self.count += 1
+            names.append(f"message-{self.count}")
             message.metadata.__dict__["_message_id"] = names[-1]
             self._pending[names[-1]] = message
         return names

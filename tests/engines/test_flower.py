@@ -6,6 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 pytest.importorskip("flwr", reason="the extra `flower` is not installed")
@@ -30,10 +31,11 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
 import zowarmup
-from zowarmup.engines import flower
-from zowarmup.engines.exchange import Received
+from zowarmup import recipes
+from zowarmup.engines import flower, wire
 from zowarmup.engines.grid import GridTransport, server_app
 from zowarmup.engines.replica import Replica
+from zowarmup.engines.transport import Received
 from zowarmup.errors import UsageError
 from zowarmup.serving import serve_config
 
@@ -47,9 +49,15 @@ SHORT = {"phase.0.rounds": 2, "phase.1.rounds": 3}
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated nodes keep their state below a folder of the test's."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    flower._node.cache_clear()
+    forget()
     flower._SHOPS.clear()
     flower._REPLICAS.clear()
+
+
+def forget() -> None:
+    """Be a process that no node has been asked in."""
+    flower._node.cache_clear()
+    flower._sibling.cache_clear()
 
 
 def simulated(clients: int) -> InProcess:
@@ -58,6 +66,7 @@ def simulated(clients: int) -> InProcess:
 
 
 def test_twenty_simulated_nodes_give_the_local_engines_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     made: list[int] = []
     stepped = Replica._stepped
     monkeypatch.setattr(Replica, "_stepped", lambda *given: made.append(len(given[2])) or stepped(*given))
@@ -73,6 +82,7 @@ def test_twenty_simulated_nodes_give_the_local_engines_chain(tmp_path: Path, mon
     expected = zowarmup.run("digits", overrides=SHORT, device="cpu").summary
     got = zowarmup.load(tmp_path / "run").summary
     assert (got["state_digest"], got["chain"]) == (expected["state_digest"], expected["chain"])
+    assert grid.count < 90, "messages travel together; alone they are 128"
     assert sum(made) == SHORT["phase.1.rounds"] - 1, "a round is replayed once, and not by each of them"
 
 
@@ -86,6 +96,23 @@ def test_a_message_comes_back_as_it_was_answered() -> None:
     assert (received.message, received.node, received.error) == (name, 100, "")
     assert received.content is not None and b"is none that a server" in received.content
     assert list(transport.receive()) == []
+
+
+def test_a_process_answers_for_nodes_that_another_was_asked_in() -> None:
+    grid, recipe = simulated(3), recipes.to_toml(short())
+    transport = GridTransport(grid)
+    transport.send([(102, wire.encode(wire.Enrol(recipe=recipe)))], seconds=5.0)
+    (received,) = transport.receive()
+    assert received.content is not None
+    forget()
+    asked = [(node, wire.encode(wire.Enrol(recipe=recipe))) for node in (100, 101, 102)]
+    transport.send([(100, msgspec.msgpack.encode(("parcel", asked)))], seconds=5.0)
+    (received,) = transport.receive()
+    assert received.content is not None
+    kind, answers = msgspec.msgpack.decode(received.content)
+    assert kind == "answers" and answers[1] is None, "nobody knows 101 yet"
+    cards = [wire.decode_answer(answers[number]) for number in (0, 2)]
+    assert [isinstance(card, wire.Card) and card.client for card in cards] == [0, 2]
 
 
 LARGE = b"%" * 8193

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,7 @@ from zowarmup.engines.board import Board
 from zowarmup.engines.roster import Roster, Seat, Turned
 from zowarmup.engines.rounds import TRIES, Asked, OpenRound, Patience
 from zowarmup.engines.supply import Delivery, Supply
+from zowarmup.engines.transport import Received, Transport
 from zowarmup.engines.wire import Card, Enrol, Piece, Question, Welcome, Work
 from zowarmup.engines.workshop import Tier
 from zowarmup.errors import QuorumError, RecipeError, RunError, WireError
@@ -28,29 +29,6 @@ from zowarmup.state import State
 
 _LOOK_SECONDS = 1.0
 _FAREWELL_SECONDS = 4.0
-
-
-class Received(NamedTuple):
-    """What came for a message that was sent: an answer, or the transport's word that there will be none."""
-
-    message: str
-    node: int
-    content: bytes | None
-    error: str = ""
-
-
-@runtime_checkable
-class Transport(Protocol):
-    """Carries bytes to nodes and back."""
-
-    def nodes(self) -> Collection[int]:
-        """The nodes that are connected."""
-
-    def send(self, batch: Sequence[tuple[int, bytes]], *, seconds: float) -> Sequence[str | None]:
-        """Send messages to nodes, worth answering for ``seconds``; their ids, None for one that cannot be sent."""
-
-    def receive(self) -> Iterable[Received]:
-        """What has come since; does not wait."""
 
 
 class _Flying(NamedTuple):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from zowarmup.directions import Directions
+from zowarmup.disk import Disk
+from zowarmup.engines import parcels
 from zowarmup.engines.node import Node, Sized
 from zowarmup.engines.replica import Replica
 from zowarmup.engines.wire import Welcome
@@ -93,7 +96,9 @@ def client_app() -> ClientApp:
     @app.query(QUERY)
     def answer(message: Message, context: Context) -> Message:
         node = _node(context.run_id, context.node_id, tuple(sorted(context.node_config.items())))
-        return reply(node.answer(unpack(message)), message)
+        content = unpack(message)
+        answers = parcels.answer(content, functools.partial(_ask, context.run_id))
+        return reply(node.answer(content) if answers is None else answers, message)
 
     return app
 
@@ -104,11 +109,36 @@ def _node(run: int, node: int, config: tuple[tuple[str, Any], ...]) -> Node:
     with. What a process that ends after each message cannot keep, the folder keeps."""
     given = dict(config)
     if (partition := given.get("partition-id")) is not None:  # simulated
-        home = Path(tempfile.gettempdir()) / f"zowarmup-{os.getuid() if hasattr(os, 'getuid') else 'simulation'}-{run}"
+        home, disk = _home(run), Disk(sync=False)
+        disk.mkdir(home)
+        disk.write(home / f"node-{node}.json", json.dumps(given).encode())
         materials = Materials(device=str(given.get("device", "cpu")), allow_code=True, alone=False)
         client, label = int(partition), f"client-{partition}"
         return Node(home, materials, _simulated, client=client, label=label, shops=_shop, replicas=_replica)
     return stock_node(node, given)
+
+
+def _home(run: int) -> Path:
+    """The folder of all simulated nodes."""
+    return Path(tempfile.gettempdir()) / f"zowarmup-{os.getuid() if hasattr(os, 'getuid') else 'simulation'}-{run}"
+
+
+@functools.lru_cache(maxsize=4096)
+def _sibling(run: int, node: int) -> Node:
+    """A simulated node that has been asked before, here or in another process.
+
+    Raises:
+        FileNotFoundError: it has not.
+    """
+    config = json.loads((_home(run) / f"node-{node}.json").read_bytes())
+    return _node(run, node, tuple(sorted(config.items())))
+
+
+def _ask(run: int, node: int, content: bytes) -> bytes | None:
+    try:
+        return _sibling(run, node).answer(content)
+    except FileNotFoundError:
+        return None
 
 
 def stock_node(node: int, config: Mapping[str, Any]) -> Node:

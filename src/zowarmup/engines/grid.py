@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from zowarmup.engines.exchange import Received, Transport
 from zowarmup.engines.flower import letter, unpack, within
+from zowarmup.engines.parcels import Parcels
+from zowarmup.engines.transport import Received, Transport
 from zowarmup.errors import UsageError
 
 try:
@@ -52,7 +53,7 @@ def server_app(serve: Serve) -> ServerApp:
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         with _speaking():
-            serve(GridTransport(grid), context.run_config)
+            serve(transport(grid), context.run_config)
 
     return app
 
@@ -175,6 +176,11 @@ class GridTransport:
         else:
             for message in list(self._grid.pull_messages(list(self._waiting))):
                 yield message.metadata.reply_to_message_id, message
+
+
+def transport(grid: Grid) -> Transport:
+    """The transport over a grid: of real nodes, or of simulated ones."""
+    return GridTransport(grid) if isinstance(grid, HttpGrid) else Parcels(GridTransport(grid))
 
 
 @contextlib.contextmanager
