@@ -7,7 +7,6 @@ for a node that the process does not know, comes back undone and goes alone.
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -119,14 +118,12 @@ class Parcels:
 
     def _alone(self, letters: Iterable[_Letter]) -> Iterator[Received]:
         """Send each as a message of its own; those that cannot be sent."""
-        for seconds, group in itertools.groupby(letters, key=lambda letter: letter.seconds):
-            those = list(group)
-            names = self._transport.send([(letter.node, letter.content) for letter in those], seconds=seconds)
-            for name, letter in zip(names, those, strict=True):
-                if name is None:
-                    yield Received(letter.name, letter.node, None, "the message could not be sent")
-                else:
-                    self._sent[name] = [letter]
+        for letter in letters:
+            (name,) = self._transport.send([(letter.node, letter.content)], seconds=letter.seconds)
+            if name is None:
+                yield Received(letter.name, letter.node, None, "the message could not be sent")
+            else:
+                self._sent[name] = [letter]
 
 
 def _packed(letters: Sequence[tuple[int, bytes]]) -> tuple[int, bytes]:
