@@ -219,7 +219,7 @@ def build_phases(
             phases.build(
                 settings,
                 scope,
-                head=lambda name: heads.find(model, name, federation.classes),
+                head=lambda name: heads.find(model, name or recipe.head, federation.classes),
                 norms=lambda: norms.find(model),
                 narrow=narrow,
             )
@@ -350,7 +350,15 @@ def _check_forward(
             gradient(model, x, y, task, micro_batch="all")
         for phase in recipe.phase:
             if isinstance(phase, Head):
-                heads.check(model, heads.find(model, phase.module, dataset.classes), x)
+                heads.check(model, heads.find(model, phase.module or recipe.head, dataset.classes), x)
+        parts = [part for phase in recipe.phase for part in phase.parts]
+        if any(glob in ("head", "body") for part in parts for glob in getattr(part, "freeze", ())):
+            layer = heads.find(model, recipe.head, dataset.classes)
+            try:
+                heads.check(model, layer, x)
+            except ModelError as error:
+                hint = f'freeze can name parameters instead: "{layer.weight}"'
+                raise ModelError(f'freeze = "head" or "body": {error.message}', hint=hint) from None
     except ZOWarmUpError:
         raise
     except Exception as error:

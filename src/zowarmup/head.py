@@ -89,6 +89,9 @@ def find(model: Model, name: str | None, classes: int | None) -> HeadLayer:
         )
     layer = linear[name]
     names = {id(value): key for key, value in model.module.named_parameters()}
+    computed = [key for key in ("weight", "bias") if (own := getattr(layer, key)) is not None and id(own) not in names]
+    if computed:
+        raise ModelError(f"{name}: its {computed[0]} is computed from other parameters, so it cannot be solved for")
     weight, bias = names[id(layer.weight)], None if layer.bias is None else names[id(layer.bias)]
     missing = [each for each in (weight, bias) if each is not None and each not in model.table.names]
     if missing:

@@ -22,6 +22,7 @@ from zowarmup.experiment import Experiment, arithmetic, choose_device, prepare
 from zowarmup.held import peak_bytes
 from zowarmup.loop import local
 from zowarmup.phases import Passes, Phase
+from zowarmup.phases.head import HeadPhase
 from zowarmup.protocol import Entry, Report, Request, SlopesRequest
 from zowarmup.recipe import FirstOrder, Mixed, Recipe, SubNetwork
 from zowarmup.traffic import COUNTS, Traffic
@@ -198,6 +199,7 @@ def _evaluation_seconds(experiment: Experiment) -> float:
 
 def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluation: float) -> PhasePlan:
     """Send a phase's messages past the counter, and do the work of one client of each tier."""
+    phase = _solvable(phase)
     state, clients, scope = experiment.initial, experiment.federation.clients, phase.scope
     rounds = range(scope.first_round, scope.first_round + phase.settings.rounds)
     rehearsed = [
@@ -227,11 +229,18 @@ def _plan_phase(experiment: Experiment, phase: Phase, traffic: Traffic, evaluati
         rounds=len(rounds),
         cohort=len(phase.plan(scope.first_round, state)),
         **spent,
-        request_seconds=work / sum(spent["turns"].values()),
+        request_seconds=work / max(1, sum(spent["turns"].values())),
         seconds=work + len(rounds) * server + evaluations * evaluation,
         held_bytes={tier: costs[tier].held_bytes if tier in costs else 0 for tier in _TIERS},
         working_bytes={tier: costs[tier].working_bytes if tier in costs else 0 for tier in _TIERS},
     )
+
+
+def _solvable(phase: Phase) -> Phase:
+    """The phase; a head with a ridge, as one client's sums over and over may have no solution where everybody's do."""
+    if not isinstance(phase, HeadPhase):
+        return phase
+    return dataclasses.replace(phase, settings=msgspec.structs.replace(phase.settings, ridge=1.0))
 
 
 def _rehearse(experiment: Experiment, phase: Phase, number: int) -> _Rehearsal:

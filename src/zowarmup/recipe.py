@@ -156,7 +156,8 @@ class RunSettings(_Table, frozen=True, kw_only=True):
     """Threads of a forward pass; sums in it depend on their number, so it belongs to the recipe. 1: the same bits on
     any number of cores, and the fastest for small nets."""
     micro_batch: Count | Literal["all"] = 64
-    """Samples in one forward pass of a zeroth-order evaluation; bounds memory. `"all"`: the client's whole batch."""
+    """Samples in one pass through the network, except in first-order training: zeroth-order evaluations, exact slopes,
+    sums of head and statistics phases; bounds memory. `"all"`: the client's whole batch."""
     evaluate_every: Count = 10
     """Rounds between evaluations on the test set; the end of a phase is always evaluated."""
     snapshot_every: Count = 1
@@ -234,8 +235,8 @@ class _Scheduled(_Table, frozen=True, kw_only=True):
     step_factor: Annotated[float, Meta(gt=0, le=1)] = 0.1
     """For `step`: what each step multiplies `lr` with."""
     freeze: tuple[str, ...] = ()
-    """Parameters that stay as they are, as globs over their names (`"fc.*"`); `"head"` is the last linear layer, and
-    `"body"` everything else."""
+    """Parameters that stay as they are, as globs over their names (`"fc.*"`); `"head"` is the last linear layer, or the
+    `module` that a head phase names, and `"body"` everything else."""
     augment: Literal["none", "standard"] = "none"
     """`standard`: a random crop with 4 pixels of zero padding, and a horizontal flip; for images."""
 
@@ -475,7 +476,8 @@ class Head(_Phase, tag="head", tag_field="kind", frozen=True, kw_only=True):
     """In the first round the head is solved; in the second clients say which of `temperatures` gives them the least
     loss. With 1, `temperatures` has one value, which is used."""
     module: str | None = None
-    """The layer's name among the modules, a `torch.nn.Linear`; the last one with an output a class where left out."""
+    """The layer's name among the modules, a `torch.nn.Linear`; the last one with an output a class where no head phase
+    names one."""
     form: Literal["full", "diagonal", "means", "prior"] = "full"
     """What clients send, with features f (the layer's input): `full`: ridge regression on one-hot labels, from sums of
     f f' and f y' (11 kB at 64 features and 10 classes, 0.55 MB at 512). `diagonal`: a Gaussian for each class, with
@@ -561,7 +563,7 @@ Phase = FirstOrder | ZerothOrder | Head | Statistics | Mixed | SubNetwork
 class Recipe(_Table, frozen=True, kw_only=True):
     """A whole run."""
 
-    name: Annotated[str, Meta(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
+    name: Annotated[str, Meta(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$(?!\n)")]
     """The run's name, in tables, figures and directories: letters, digits, `_ . -`, and `/` between them."""
     method: str | None = None
     """The method's name, for comparisons; the recipe's name where left out."""
@@ -598,6 +600,12 @@ class Recipe(_Table, frozen=True, kw_only=True):
     def first_rounds(self) -> tuple[int, ...]:
         """The first round of each phase."""
         return tuple(itertools.accumulate((phase.rounds for phase in self.phase[:-1]), initial=1))
+
+    @property
+    def head(self) -> str | None:
+        """The module that head phases name, which is what `head` means elsewhere too; None where none or several."""
+        names = {phase.module for phase in self.phase if isinstance(phase, Head) and phase.module is not None}
+        return names.pop() if len(names) == 1 else None
 
 
 def _is_python(name: str) -> bool:

@@ -20,6 +20,8 @@ from zowarmup.head import HeadLayer, features, find
 from zowarmup.loop import local, rounds
 from zowarmup.model import Model
 from zowarmup.phases import Scope, build
+from zowarmup.phases.head import HeadPhase
+from zowarmup.plan import plan
 from zowarmup.protocol import Losses, Sums, decode_entry, encode
 from zowarmup.recipe import Head
 from zowarmup.state import State
@@ -185,8 +187,6 @@ def test_frozen_parameters_keep_their_bits(freeze):
 
 
 def test_a_plan_of_a_head_is_what_the_run_costs():
-    from zowarmup.plan import plan
-
     made = recipe('kind = "head"', ZEROTH)
     planned, ran = plan(made), zowarmup.run(made).summary
     assert planned.uplink_bytes == ran["bytes"]["uplink"]
@@ -224,13 +224,13 @@ def sums(client: int, value: float = 1.0, size: int = 10) -> Sums:
 
 
 def test_reports_that_do_not_fit_are_refused():
-    entry, _ = phase().close(1, [sums(0, np.nan), sums(1, size=9)], STATE)
+    three = build(Head(), scope(samples=(3, 5, 4)), lambda name: LAYER)
+    entry, _ = three.close(1, [sums(0, np.nan), sums(1, size=9), sums(2)], STATE)
     assert entry.refused == {
         0: "non-finite features",
         1: "features of shape (9,) and float32, expected (10,) and float32",
     }
-    assert entry.participants == () and entry.values == {}
-    assert torch.equal(phase().apply(entry, {}, STATE).weights, STATE.weights)
+    assert entry.participants == (2,)
     losses = [Losses(round=2, phase=0, client=0, losses=np.zeros(2, np.float32)), sums(1)]
     entry, _ = phase().close(2, losses, STATE)
     assert entry.refused == {
@@ -240,11 +240,75 @@ def test_reports_that_do_not_fit_are_refused():
 
 
 def test_a_singular_system_is_told_and_ridge_solves_it():
-    with pytest.raises(RunError, match="the head's system of 4 equations is singular") as caught:
+    with pytest.raises(NonFiniteError, match="the head's system of 4 equations is singular") as caught:
         phase(ridge=0.0).close(1, [sums(0)], STATE)
     assert "set ridge > 0: with fewer samples than features" in str(caught.value)
     entry, _ = phase(ridge=1e-3).close(1, [sums(0)], STATE)
     assert np.isfinite(entry.values["3.weight"]).all()
+
+
+NOBODY = {
+    "refused": ([sums(0, np.nan)], {}, "1 are refused, of client 0: non-finite features"),
+    "silent": ([], {}, "none of 2 answered"),
+    "too few samples": ([], {"min_samples": 6}, "none of the 2 sampled holds min-samples = 6"),
+}
+
+
+@pytest.mark.parametrize("case", NOBODY)
+def test_a_head_that_nobody_answers_for_is_told(case):
+    reports, settings, message = NOBODY[case]
+    built = HeadPhase(Head(**settings), scope(), LAYER)
+    with pytest.raises(RunError, match=f"round 1: no client's sums count, so no head is solved: {message}"):
+        built.close(1, reports, STATE)
+
+
+def test_fewer_samples_than_features_are_told_and_ridge_solves_it():
+    text = 'kind = "head"\nrounds = 1\ntemperatures = [1.0]\nridge = '
+    few = {"data__take": 40, "data__clients": 4, "data__high-resource": 0.5, "model__args": {"hidden": [128]}}
+    with pytest.raises(NonFiniteError, match="system of 129 equations is singular, to the accuracy of fp32 sums"):
+        run(recipe(f"{text}0.0", **few))
+    weight, _ = solved(recipe(f"{text}1e-3", **few))
+    assert np.abs(weight).max() < 10
+
+
+def rounded(rank: int, p: int) -> np.ndarray:
+    """The packed Gram matrix of a few samples, in fp32."""
+    f = np.hstack([np.random.default_rng(0).normal(size=(rank, p - 1)), np.ones((rank, 1))])
+    return (f.T @ f)[np.triu_indices(p)].astype(np.float32)
+
+
+@pytest.mark.parametrize("rank", [40, 128, 400])
+def test_rounding_does_not_hide_that_a_system_is_singular(rank):
+    layer = HeadLayer("3", "3.weight", "3.bias", 128, 2)
+    targets = np.ones((129, 2), np.float32)
+    report = Sums(round=1, phase=0, client=0, features=rounded(rank, 129), targets=targets)
+    built = build(Head(ridge=0.0), scope(), lambda name: layer)
+    if rank > 129:
+        assert built.close(1, [report], STATE).entry.participants == (0,)
+        return
+    with pytest.raises(NonFiniteError, match="is singular"):
+        built.close(1, [report], STATE)
+
+
+def test_a_temperature_beyond_fp32_is_told():
+    with pytest.raises(NonFiniteError, match="round 1: the head that solves the clients' sums is not finite"):
+        phase(rounds=1, temperatures=(1e300,)).close(1, [sums(0)], STATE)
+
+
+def test_diagonal_variances_are_no_smaller_than_what_fp32_can_tell():
+    """A feature of 1 in every sample has a variance of nothing but rounding, of either sign."""
+    f = np.full((50, 4), 1.0) + np.array([0.02, 0.02, 0.0, 0.0]) * np.random.default_rng(0).normal(size=(50, 4))
+    f[:, 3] = 1.0
+    labels = np.eye(2)[np.arange(50) % 2]
+    report = Sums(
+        round=1,
+        phase=0,
+        client=0,
+        features=np.square(f).sum(axis=0).astype(np.float32),
+        targets=(f.T @ labels).astype(np.float32),
+    )
+    entry, _ = phase(form="diagonal", ridge=0.0, rounds=1, temperatures=(1.0,)).close(1, [report], STATE)
+    assert np.abs(entry.values["3.weight"]).max() < 1e7
 
 
 def test_a_solution_that_is_not_finite_is_told():
@@ -277,6 +341,45 @@ def test_a_model_without_the_head_that_is_asked_for(case):
         find(Model(net), name, 2)
     with pytest.raises(ModelError, match="the targets of these data are not classes"):
         find(Model(net), name, None)
+
+
+@pytest.mark.parametrize("name", [None, "1"])
+def test_a_head_whose_weight_is_computed_is_told(name):
+    net = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)))
+    with pytest.raises(ModelError, match="1: its weight is computed from other parameters"):
+        find(Model(net), name, 2)
+
+
+class Aside(nn.Module):
+    """The outputs are those of `fc`; a layer of the same width comes behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+        self.aside = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.fc(x) + 0 * self.aside(x).sum()
+
+
+def test_freezing_the_head_needs_one_whose_outputs_are_the_networks():
+    with pytest.raises(ModelError, match='freeze = "head" or "body": aside: its outputs are not') as caught:
+        zowarmup.run("digits-high-res-only", model=Aside(), overrides={"phase.*.freeze": ["head"]})
+    assert 'freeze can name parameters instead: "aside.weight"' in str(caught.value)
+
+
+def test_the_head_that_a_head_phase_names_is_the_one_that_freeze_means():
+    text = recipes.to_toml(recipe('kind = "head"\nmodule = "fc"', phase__0__freeze=["body"]))
+    model = Aside()
+    before = model.fc.weight.detach().clone(), model.aside.weight.detach().clone()
+    zowarmup.run(recipes.parse(text), model=model)
+    assert torch.equal(model.aside.weight, before[1]) and not torch.equal(model.fc.weight, before[0])
+
+
+def test_a_plan_needs_no_solution_of_one_clients_sums():
+    made = recipe('kind = "head"\nridge = 0.0')
+    assert plan(made).uplink_bytes == zowarmup.run(made).summary["bytes"]["uplink"]
 
 
 class Twice(nn.Module):

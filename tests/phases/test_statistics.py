@@ -82,6 +82,14 @@ def test_only_running_statistics_change_and_entries_carry_them(short):
         assert encode(decode_entry(encode(made.entry))) == encode(made.entry)
 
 
+def test_a_plan_of_a_round_that_asks_nobody(short):
+    """The one client that is sampled holds too few samples."""
+    text = 'kind = "statistics"\nrounds = 1\ncohort = 1\nmin-samples = 100'
+    made = short.recipe(text, **NET, **{"data.partition": UNEQUAL})
+    *_, phase = plan(made).phases
+    assert (sum(phase.turns.values()), phase.request_seconds, sum(phase.uplink_bytes.values())) == (0, 0.0, 0)
+
+
 def test_bytes_and_passes_are_those_of_the_sums_and_of_the_plan(short):
     made = short.recipe(TWO, **NET)
     trained, planned = zowarmup.run(made), plan(made)

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from zowarmup.errors import LedgerError, UsageError, ZOWarmUpWarning
+from zowarmup.errors import LedgerError, NonFiniteError, UsageError, ZOWarmUpWarning
 
 _WIDE = 160  # columns of a table that no terminal limits
 
@@ -120,8 +120,14 @@ def told_where(folder: Path, *, again: bool = False) -> Iterator[None]:
     except BaseException as error:
         after = _stamps(folder)
         if any(after) and after != before:
-            go_on = "the same command goes on" if again else f"`zowarmup resume {shlex.quote(str(folder))}` goes on"
-            error.add_note(f"the rounds until then are in {folder}; {go_on}")
+            where, kept = shlex.quote(str(folder)), f"the rounds until then are in {folder}"
+            if again:
+                go_on = "the same command goes on"
+            elif isinstance(error, NonFiniteError):  # and would be again
+                go_on = f"`zowarmup run --beginning {where}` with other settings begins with its whole phases"
+            else:
+                go_on = f"`zowarmup resume {where}` goes on"
+            error.add_note(f"{kept}; {go_on}")
         raise
 
 

@@ -27,6 +27,7 @@ from zowarmup.recipe import Head
 from zowarmup.state import State
 
 Matrix = NDArray[np.float64]
+_FP32 = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class HeadPhase:
         """Solve for the head, or keep the temperature with the least loss; exact values, as every replica applies them.
 
         Raises:
-            RunError: the system has no solution.
+            RunError: no client's sums count.
+            NonFiniteError: the system has no solution, or one beyond fp32.
         """
         refused: dict[int, str] = {}
         if self._solves(round):
@@ -91,13 +93,14 @@ class HeadPhase:
                 second += np.square(f).sum(axis=0)
             targets += f.T @ np.eye(classes)[y]
         packed = second[np.triu_indices(p)] if self.settings.form == "full" else second
-        return Sums(
-            round=round,
-            phase=self.scope.phase,
-            client=client.index,
-            features=(packed if self.settings.form != "means" else np.zeros(0)).astype(np.float32),
-            targets=targets.astype(np.float32),
-        )
+        with np.errstate(over="ignore"):  # a sum beyond fp32 becomes inf, which `close` refuses
+            return Sums(
+                round=round,
+                phase=self.scope.phase,
+                client=client.index,
+                features=(packed if self.settings.form != "means" else np.zeros(0)).astype(np.float32),
+                targets=targets.astype(np.float32),
+            )
 
     def _losses(self, round: int, client: Client) -> Losses:
         layer = client.model.module.get_submodule(self.layer.name)
@@ -111,7 +114,8 @@ class HeadPhase:
             wanted = torch.from_numpy(y).to(weight.device)
             for index, temperature in enumerate(self.settings.temperatures):
                 total[index] += float(client.task.losses(temperature * logits, wanted).sum())
-        losses = (total / len(client.indices)).astype(np.float32)
+        with np.errstate(over="ignore"):  # as above
+            losses = (total / len(client.indices)).astype(np.float32)
         return Losses(round=round, phase=self.scope.phase, client=client.index, losses=losses)
 
     def _solve(
@@ -127,17 +131,33 @@ class HeadPhase:
             targets += report.targets
             participants.append(report.client)
         if not participants:
-            return [], {}
+            raise self._nobody(round, refused)
         solution = _SOLVERS[self.settings.form](second, targets, self.settings, self.layer)
-        if not np.isfinite(solution).all():
-            raise NonFiniteError(
-                f"round {round}: the head that solves the clients' sums is not finite",
-                hint="features that are all zero or huge, or a system without a solution: try ridge > 0",
-                round=round,
-            )
         if self.settings.rounds == 1:
             solution = self.settings.temperatures[0] * solution
-        return participants, self.layer.values(solution)
+        with np.errstate(over="ignore"):  # refused right here
+            values = self.layer.values(solution)
+        if not all(np.isfinite(value).all() for value in values.values()):
+            raise NonFiniteError(
+                f"round {round}: the head that solves the clients' sums is not finite",
+                hint="features that are all zero or huge, a huge temperature, or no solution: try ridge > 0",
+                round=round,
+            )
+        return participants, values
+
+    def _nobody(self, round: int, refused: Mapping[int, str]) -> RunError:
+        """What to raise where no client's sums count: a head that is not solved would be used all the same."""
+        asked = self.scope.requests(round, self.settings)
+        least = self.settings.min_samples
+        if refused:
+            client = min(refused)
+            why = f"{len(refused)} are refused, of client {client}: {refused[client]}"
+        elif asked:
+            why = f"none of {len(asked)} answered"
+        else:
+            why = f"none of the {len(self.scope.cohort(round, self.settings))} sampled holds min-samples = {least}"
+        hint = None if asked else 'a smaller min-samples, or cohort = "all"'
+        return RunError(f"round {round}: no client's sums count, so no head is solved: {why}", hint=hint, round=round)
 
     def _choose(
         self, round: int, reports: Iterable[Report], state: State, refused: dict[int, str]
@@ -176,21 +196,22 @@ def _ridge(second: Matrix, targets: Matrix, settings: Head, layer: HeadLayer) ->
     system = (1.0 - settings.shrinkage) * gram
     system[np.diag_indices(p)] = diagonal + settings.ridge * diagonal.mean()
     used = slice(p if layer.bias is not None else p - 1)
-    try:
-        return np.asarray(np.linalg.solve(system[used, used], targets[used]), np.float64)
-    except np.linalg.LinAlgError:
-        raise RunError(
-            f"the head's system of {p} equations is singular",
+    system, targets = system[used, used], targets[used]
+    # Sums are rounded to fp32, which moves eigenvalues by up to this: one that is no larger is nothing but rounding.
+    if np.linalg.eigvalsh(system)[0] <= _FP32 * np.linalg.norm(system):
+        raise NonFiniteError(
+            f"the head's system of {len(system)} equations is singular, to the accuracy of fp32 sums",
             hint="set ridge > 0: with fewer samples than features there is no other solution",
-        ) from None
+        )
+    return np.asarray(np.linalg.solve(system, targets), np.float64)
 
 
 def _gaussian(second: Matrix, targets: Matrix, settings: Head, layer: HeadLayer) -> Matrix:
     """A Gaussian for each class, with one diagonal variance: linear in f, shape ``(p, classes)``."""
     counts, means = _means(targets)
-    within = second[:-1] - np.square(means) @ counts
+    within = np.maximum(second[:-1] - np.square(means) @ counts, 4 * _FP32 * second[:-1])  # less is only rounding
     variance = within / counts.sum() + settings.ridge * (within / counts.sum()).mean()
-    with np.errstate(divide="ignore", invalid="ignore"):  # a feature that never varies: refused as not finite
+    with np.errstate(divide="ignore", invalid="ignore"):  # features that are all zero, without a ridge: refused
         weight = means / variance[:, None]
         prior = np.where(counts > 0, np.log(counts / counts.sum()), -1e4)
     return np.vstack([weight, prior - 0.5 * (means * weight).sum(axis=0)])
