@@ -112,7 +112,7 @@ def _paint_few(
     for line in lines:
         _draw(ax, line, faint=0.14, whisker=across.show is not None)
     score_axis(ax, [y for each in curves.values() for curve in each for *_, y in curve], share=share)
-    names = [(line.end[0], line.end[1], words.shorten(line.method, 20), _colour(line)) for line in lines]
+    names = [(line.end[0], line.end[1], words.squeeze(line.method, 20), _colour(line)) for line in lines]
     end_labels(ax, names, size=8.0)
 
 
@@ -138,7 +138,7 @@ def key_beside(ax: Axes, ends: Sequence[tuple[Number, str, int]]) -> None:
         ax.plot([1.03, 1.11], [y, y], color=colour, linestyle=dashes, lw=series_width(index), **style)
         ax.plot(1.07, y, series_marker(index), color=colour, ms=4, **style)
         text: dict[str, Any] = {"color": dark(colour), "weight": "normal" if index else "bold"}
-        ax.text(1.13, y, words.shorten(name, 21), va="center", fontsize=7.5, transform=ax.transAxes, **text)
+        ax.text(1.13, y, words.squeeze(name, 21), va="center", fontsize=7.5, transform=ax.transAxes, **text)
 
 
 def height_of(lines: int) -> float:

@@ -77,7 +77,7 @@ def _paired(figure: Figure, split: Split, found: Mapping[str, list[Number]]) -> 
             _difference(ax, row, column, series_style(split.styles[method])[0], share=share)
     ax.axvline(0, color=INK, lw=1.1)
     ax.annotate(
-        words.shorten(split.baseline, 24),
+        words.squeeze(split.baseline, 24),
         (0, 1),
         (0, 2),
         xycoords=ax.get_xaxis_transform(),
@@ -129,7 +129,7 @@ def _panels(figure: Figure, split: Split, means: Mapping[str, list[Number]], bas
         ax.set_xlim(-0.6, len(column) - 0.4)
         ax.set_xticks(range(len(column)) if len(column) <= 10 else [], None)
         ax.tick_params(axis="x", length=0, pad=1)
-        ax.set_title(words.shorten(method, 30), fontsize=9, color=dark(colour), loc="left", pad=3, weight="bold")
+        ax.set_title(words.squeeze(method, 30), fontsize=9, color=dark(colour), loc="left", pad=3, weight="bold")
 
 
 def _traffic(figure: Figure, split: Split) -> None:
@@ -158,7 +158,7 @@ def _traffic(figure: Figure, split: Split) -> None:
 
 
 def _label_rows(ax: Axes, split: Split, methods: Sequence[str]) -> None:
-    ax.set_yticks(range(len(methods)), [words.shorten(method, 20) for method in methods], fontsize=8.5)
+    ax.set_yticks(range(len(methods)), [words.squeeze(method, 20) for method in methods], fontsize=8.5)
     ax.tick_params(axis="y", pad=9)
     for text, method in zip(ax.get_yticklabels(), methods, strict=True):
         text.set_color(dark(series_style(split.styles[method])[0]))

@@ -30,17 +30,15 @@ def markdown(rows: Sequence[Row]) -> str:
     >>> print(markdown([{"label": "a|b", "n": 1, "accuracy_mean": 0.5, "accuracy_sd": None}]).splitlines()[2])
     | a\\|b | 1 | 50.0 % | – | – | – | – | – | – | – | – | – | – |
     """
-    splits = by_split(rows)
-    if len(splits) < 2:
-        return _lines(_full(rows))
-    parts = []
-    for metric in PIVOTS:
+    splits, parts = by_split(rows), []
+    for metric in PIVOTS if len(splits) > 1 else ():
         name = heading(rows, metric)
         parts.append(f"**{name}**, mean (sd) over seeds\n\n" + _lines(_pivot(rows, metric)))
         interval = called(max(row["pairs"] or 0 for row in rows))
         text = f"minus {_cell(rows[0]['baseline'])}, over the same seeds [{interval}]"
         parts.append(f"**{name}** {text}\n\n" + _lines(_pivot(rows, metric, difference=True)))
-    parts += [f"**{_cell(name)}**\n\n" + _lines(_full(found)) for name, found in splits.items()]
+    for name, found in splits.items():
+        parts.append((f"**{_cell(name)}**\n\n" if name else "") + _lines(_full(found)))
     return "\n".join(parts)
 
 

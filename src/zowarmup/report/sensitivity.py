@@ -181,7 +181,7 @@ def _paint(figure: Figure, drawn: Sequence[Line], styles: Mapping[str, int], *, 
     score_axis(ax, [max(0.0, value) for value in seen] if share else seen, share=share)
     ax.set_xlabel(" or ".join(dict.fromkeys(line.key for line in drawn)), fontsize=8)
     if few:
-        end_labels(ax, [(x, y, words.shorten(n, _NAME), series_style(i)[0]) for x, y, n, i in ends], size=8.0)
+        end_labels(ax, [(x, y, words.squeeze(n, _NAME), series_style(i)[0]) for x, y, n, i in ends], size=8.0)
     else:
         key_beside(ax, [(y, name, index) for _, y, name, index in ends])
 

@@ -131,6 +131,7 @@ def _facts(grid: Grid) -> str:
     runs = [run.summary for run in grid.runs()]
     facts = [words.plural(len(grid.methods), "label"), words.plural(len(runs), "run")]
     facts += [words.plural(len(grid.splits), "split")] if len(grid.splits) > 1 else []
+    facts += [f"split {grid.splits[0].name}"] if len(grid.splits) == 1 and grid.splits[0].name else []
     facts.append("recipes: " + words.shorten(", ".join(sorted({summary["recipe"] for summary in runs})), 80))
     nets = sorted({summary.get("net") or words.UNDEFINED for summary in runs})
     return " · ".join([*facts, words.shorten(", ".join(nets), 60)])

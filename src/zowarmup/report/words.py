@@ -122,6 +122,15 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def squeeze(text: str, length: int) -> str:
+    """At most ``length`` characters, the middle cut out: names of methods differ in how they begin and in how they end.
+
+    >>> squeeze("cifar10-small-high-res-only", 20)
+    'cifar10-sm…-res-only'
+    """
+    return text if len(text) <= length else text[: length // 2] + "…" + text[len(text) - (length - length // 2 - 1) :]
+
+
 def _grouped(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
