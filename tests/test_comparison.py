@@ -520,11 +520,13 @@ def test_an_oracle_runs_once_and_is_shown_at_every_split(here, tmp_path: Path) -
         ),
         ({"tune": {"phase.1.lr": [0.1]}, "tune_seeds": [1, 1]}, "seed 1 is given twice"),
         ({"out": None}, "no directory for the runs"),
+        ({"device": "nonsense"}, 'device = "nonsense" cannot be used here'),
+        ({"overrides": {"seed": 1}}, "seed = 1: a comparison sets seed itself\nhint: run seeds have a place"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        comparing.compare(["digits"], [0], **{"out": tmp_path / "x"} | arguments)  # type: ignore[arg-type]
+        comparing.compare("digits", [0], **{"out": tmp_path / "x"} | arguments)  # type: ignore[arg-type]
     assert not (tmp_path / "x").exists()
 
 

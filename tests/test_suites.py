@@ -86,6 +86,25 @@ def test_a_method_is_tuned_by_its_own_keys_or_by_those_it_has() -> None:
     ]
 
 
+def test_what_the_caller_tunes_stands_in_the_place_of_all_that_a_suite_would() -> None:
+    text = TOP + '[overrides]\n"data.validation" = 0.1\n' + DIGITS + 'tune = { "phase.1.eps" = [1e-3, 1e-4] }\n' + TODAY
+    text += '[tune.values]\n"phase.0.batch" = [8, 16]\n'
+    found = survey(suites.parse(text), out=Path("x"), tune={"phase.1.lr": [0.1, 0.2]}).grid
+    assert [list(cell.values) for cell in found.cells] == [[{"phase.1.lr": 0.1}, {"phase.1.lr": 0.2}]] * 2
+
+
+def test_what_a_net_takes_can_be_tuned() -> None:
+    text = TOP + VALID + DIGITS + 'tune = { "model.args.norm" = ["none", "batch"] }\n'
+    (cell,) = planned(text).cells
+    assert cell.values == ({"model.args.norm": "none"}, {"model.args.norm": "batch"})
+
+
+@pytest.mark.parametrize("key", ["seed", "name", "method"])
+def test_what_a_comparison_sets_itself_is_refused_from_the_caller(key: str) -> None:
+    with pytest.raises(UsageError, match=f"{key} = 5: a comparison sets {key} itself"):
+        planned(TOP + DIGITS, overrides={key: 5})
+
+
 @pytest.mark.parametrize("name", suites.shipped())
 def test_every_shipped_suite_expands(name: str, tmp_path: Path) -> None:
     found = survey(name, out=tmp_path / "x")
@@ -251,6 +270,7 @@ MISTAKES = [
     (TOP + DIGITS + 'splits = ["a"]', "`splits` of zo is a, which is no split: there is no split"),
     (TOP + DIGITS + '[tune]\nsplit = "a"', "`tune.split` is a, which is no split"),
     (TOP + DIGITS + "[tune]\nseeds = [1, 1]", "seed 1 is given twice"),
+    (TOP + DIGITS.replace('"zo"', '"zo\\n"'), r"Expected `str` matching regex .* at `\$\.method\[0\]\.name`"),
     (TOP + DIGITS + '[tune.values]\n"phase.1.lr" = []', r"Expected `array` of length >= 1 - at `\$\.tune\.values"),
     (TOP + DIGITS + '[[split]]\nname = "../up"', r"Expected `str` matching regex .* at `\$\.split\[0\]\.name`"),
     (TOP + DIGITS + "[overrides]\nrun.threads = 2", '`run` is a table: write its keys as "run.threads", in quotes'),
@@ -269,7 +289,9 @@ CLASHES = [
     (DIGITS + '[[split]]\nname = "a/b"\n[[split]]\nname = "a-b"\n', r"zo a/b and zo a-b: both would run in .* zo/a-b"),
     (DIGITS + DIGITS.replace('"zo"', '"ZO"'), "zo and ZO: both would run in the folder ZO"),
     (DIGITS.replace('"zo"', '"tune"'), "tune: a comparison uses the folder tune itself"),
+    (DIGITS.replace('"zo"', '"Tune"'), "Tune: a comparison uses the folder Tune itself"),
     (DIGITS.replace('"zo"', '"compare.csv"'), r"a comparison uses the folder compare\.csv itself"),
+    (DIGITS.replace('"zo"', '"runs.csv"'), r"a comparison uses the folder runs\.csv itself"),
     (DIGITS.replace('"zo"', '"a/seed-1"'), "a comparison uses the folder a/seed-1 itself"),
     (DIGITS.replace("digits", "digts"), "try, zo: digts: neither a file nor a shipped recipe"),
     (DIGITS.replace('"digits"', '"no.toml"'), r"try, zo: no\.toml: cannot be read"),
@@ -281,6 +303,12 @@ CLASHES = [
     (VALID + DIGITS + 'tune = { "phase.1.lr" = [1, 1] }', r"zo: tune: phase\.1\.lr = 1 is given twice"),
     (VALID + DIGITS + 'tune = { "phase.1.lr" = ["x"] }', "zo: Expected `float`, got `str`"),
     (DIGITS + 'tune = { "phase.1.lr" = [1] }', "zo: tuning needs validation shares"),
+    (VALID + DIGITS + 'tune = { "seed" = [1, 2] }', "zo: tune: seed cannot be chosen by accuracy on validation shares"),
+    (VALID + DIGITS + '[tune.values]\n"data.validation" = [0.1]', r"zo: tune: data\.validation cannot be chosen"),
+    (
+        VALID + DIGITS + 'tune = {}\n[tune.values]\n"phase.1.lr" = [1]',
+        r"tune: phase\.1\.lr is tried by nobody: every method that has it has a `tune` of its own",
+    ),
     (
         VALID + SPLITS + DIGITS + 'splits = ["10/90"]\ntune = { "phase.1.lr" = [1] }\n[tune]\nsplit = "30/70"',
         "zo: tune.split is 30/70, where this method does not run",

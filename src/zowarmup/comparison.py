@@ -50,12 +50,13 @@ def compare(
     Workers are started with ``spawn``: a script that calls this needs ``if __name__ == "__main__":`` around it.
 
     Args:
-        what: a suite, the name of a shipped one or a path; or a list of recipes, names of shipped ones or paths, of
-            which the first is what the others are compared with.
+        what: a suite, the name of a shipped one or a path; or recipes, names of shipped ones or paths, of which the
+            first is what the others are compared with.
         seeds: run seeds, in the place of the suite's; differences are paired by seed.
         out: the comparison's directory; ``runs/NAME`` of a suite where left out.
         overrides: recipe values by path, for every recipe that is not passed as an object.
-        tune: values to try by recipe key, for every method that has the key; in the place of the suite's.
+        tune: values to try by recipe key, for every method that has the key; in the place of all that the suite and its
+            methods would try.
         tune_seeds: seeds of these trials; the first of ``seeds`` where left out.
         workers: processes, never more than runs; where left out, as many as this machine has cores for.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
@@ -82,6 +83,10 @@ def carry_out(
     """Do what a survey found to do: see :func:`compare`."""
     if workers is not None and workers < 1:
         raise UsageError(f"workers = {workers}, expected at least 1")
+    if device not in ("auto", "cpu"):  # which are everywhere, and torch takes a while to import
+        from zowarmup.experiment import choose_device
+
+        choose_device(device)
     count = workers or default_workers(run.job.recipe for run in planned.all)
     try:
         planned.out.mkdir(parents=True, exist_ok=True)

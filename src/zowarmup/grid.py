@@ -22,7 +22,8 @@ from zowarmup.suite import Method, Split, Suite, Tune
 Overrides = Mapping[str, Any] | Iterable[str]
 TRIALS = "tune"
 """The folder of trials."""
-_OWN = re.compile(rf"{TRIALS}|compare\..*")  # first parts of a folder that a comparison uses itself
+_OWN = re.compile(rf"{TRIALS}|compare\..*|runs\.csv", re.IGNORECASE)  # first parts of a folder that is its own
+_NEVER_TUNED = ("seed", "name", "method", "data.validation")  # its own too; and what settings are judged by
 _NONE = Split(name="none")
 _LONGEST = 100  # letters of a trial's folder
 
@@ -99,7 +100,6 @@ def of_suite(
     folder: Path,
     seeds: Sequence[int] | None = None,
     overrides: Overrides = (),
-    tune: Tune | None = None,
 ) -> Grid:
     """The grid of a suite.
 
@@ -108,16 +108,15 @@ def of_suite(
         folder: what paths of recipes are relative to.
         seeds: in the place of the suite's.
         overrides: recipe values by path, for every run, over the suite's own.
-        tune: in the place of the suite's.
 
     Raises:
         UsageError: a recipe cannot be read or does not take a value, runs clash, or tuning is not possible.
     """
-    tune = suite.tune if tune is None else tune
+    values = _given(overrides, ("seed", "name", "method"))
     found = []
     for method in suite.method:
         splits = [split for split in suite.split if method.splits is None or split.name in method.splits]
-        cells = [_cell(suite, method, split, folder, overrides) for split in splits or [_NONE]]
+        cells = [_cell(suite, method, split, folder, values) for split in splits or [_NONE]]
         found += _once(suite, cells) if method.once else cells
     own = {method.name: method.tune for method in suite.method if method.tune is not None}
     return _checked(
@@ -126,7 +125,7 @@ def of_suite(
             cells=tuple(found),
             seeds=checked_seeds(suite.seeds if seeds is None else seeds),
             baseline=suite.baseline or suite.method[0].name,
-            tune=tune,
+            tune=suite.tune,
         ),
         own,
     )
@@ -140,7 +139,7 @@ def of_recipes(
     Raises:
         UsageError: none is given, one cannot be read, two have one name, or see :func:`of_suite`.
     """
-    values = dict(recipes.pairs(overrides))
+    values = _given(overrides, ("seed",))
     loaded = [each if isinstance(each, Recipe) else recipes.load(each, overrides=values) for each in given]
     if not loaded:
         raise UsageError("no recipe to run", hint="`zowarmup recipes` lists the shipped ones")
@@ -193,12 +192,22 @@ def in_words(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
-def _cell(suite: Suite, method: Method, split: Split, folder: Path, overrides: Overrides) -> Cell:
+def _given(overrides: Overrides, own: Sequence[str]) -> dict[str, Any]:
+    """What the caller sets by recipe key."""
+    values = dict(recipes.pairs(overrides))
+    for key in own:
+        if key in values:
+            hint = "run seeds have a place of their own: --seeds" if key == "seed" else None
+            raise UsageError(f"{key} = {values[key]}: a comparison sets {key} itself", hint=hint)
+    return values
+
+
+def _cell(suite: Suite, method: Method, split: Split, folder: Path, overrides: Mapping[str, Any]) -> Cell:
     name = "" if split is _NONE else split.name
     path = PurePosixPath(method.name) / split.folder if name else PurePosixPath(method.name)
     given = method.recipe.replace("{split}", split.folder) if name else method.recipe
     try:
-        values = {**suite.overrides, **split.overrides, **method.overrides, **dict(recipes.pairs(overrides))}
+        values = {**suite.overrides, **split.overrides, **method.overrides, **overrides}
         values |= {"name": path.as_posix(), "method": method.name}
         recipe = recipes.load(folder / given if given.endswith(".toml") else given, overrides=values)
     except RecipeError as error:
@@ -240,6 +249,9 @@ def _checked(grid: Grid, own: Mapping[str, Mapping[str, Sequence[Any]]]) -> Grid
         message = f"tune: {missing[0]} is a key of no method: {', '.join(sorted(known))}"
         raise SuiteError(message, hint=_near(missing[0], [cell.recipe for cell in grid.cells]))
     cells = tuple(_tuned(cell, grid, own.get(cell.method)) for cell in grid.cells)
+    for key in grid.tune.values:
+        if not any(key in each for cell in cells for each in cell.values):
+            raise SuiteError(f"tune: {key} is tried by nobody: every method that has it has a `tune` of its own")
     return replace(grid, cells=cells)
 
 
@@ -258,6 +270,8 @@ def _tuned(cell: Cell, grid: Grid, own: Mapping[str, Sequence[Any]] | None) -> C
     """The cell with the combinations that it is to choose from."""
     tried = {key: values for key, values in grid.tune.values.items() if _has(cell.recipe, key)} if own is None else own
     for key, values in tried.items():
+        if key in _NEVER_TUNED:
+            raise SuiteError(f"{cell.label}: tune: {key} cannot be chosen by accuracy on validation shares")
         if not _has(cell.recipe, key):
             raise SuiteError(f"{cell.label}: tune: its recipe has no key {key}", hint=_near(key, [cell.recipe]))
         for index, value in enumerate(values):
@@ -288,7 +302,9 @@ def _judge(cell: Cell, grid: Grid) -> str:
 
 
 def _has(recipe: Recipe, key: str) -> bool:
-    """Whether a recipe has a key, given or by default."""
+    """Whether a recipe has a key, given or by default; what a net takes is known to the net alone."""
+    if key.startswith("model.args."):
+        return True
     known = msgspec.to_builtins(recipe)
     return all(_reaches(known, path) for path in recipes.paths(known, key))
 

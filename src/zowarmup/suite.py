@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-Label = Annotated[str, Meta(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
+Label = Annotated[str, Meta(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$(?!\n)")]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seeds = Annotated[tuple[Seed, ...], Meta(min_length=1)]
 Values = dict[str, Annotated[tuple[Any, ...], Meta(min_length=1)]]
@@ -52,7 +52,8 @@ class Method(_Table, frozen=True, kw_only=True):
     """Run it at its first split alone, and show that at each: for an oracle that trains on everybody, as the tiers do
     not enter there. They do enter its accuracy on low-held classes, which is then that of the first split."""
     tune: Values | None = None
-    """Values to try, by recipe key, in the place of `[tune] values`; `{}` tunes nothing."""
+    """Values to try, by recipe key, in the place of `[tune] values`; `{}` tunes nothing. `--tune` stands in
+    the place of either."""
 
 
 class Tune(_Table, frozen=True, kw_only=True):

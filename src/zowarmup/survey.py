@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from zowarmup import grid, manifest, recipes, suites, tuning
 from zowarmup.errors import UsageError, ZOWarmUpWarning
 from zowarmup.grid import Cell, Grid
@@ -18,7 +20,7 @@ from zowarmup.report import Trial
 from zowarmup.rundir import check
 from zowarmup.suite import Suite, Tune
 
-What = str | Path | Suite | Sequence[str | Path | Recipe]
+What = str | Path | Recipe | Suite | Sequence[str | Path | Recipe | Suite]
 Scores = Mapping[Job, float | None]
 """What trials came to that have ended; None for one that failed."""
 _VERSIONS = ("zowarmup", "torch", "numpy")
@@ -200,15 +202,25 @@ def _grid(
     tune_seeds: Sequence[int] | None,
 ) -> tuple[Grid, Path | None]:
     """The grid, and where its runs go where nothing else is said."""
-    if isinstance(what, Sequence) and not isinstance(what, str):
-        for each in what:
-            if not isinstance(each, Recipe) and suites.is_suite(each):
-                raise UsageError(f"{each}: is a suite, which is compared by itself", hint="give it alone")
-        return grid.of_recipes(what, seeds or (), overrides=overrides, tune=_tune(Tune(), tune, tune_seeds)), None
-    suite = what if isinstance(what, Suite) else suites.load(what)
-    folder = Path() if isinstance(what, Suite) else Path(what).parent
-    wanted = _tune(suite.tune, tune, tune_seeds)
-    return grid.of_suite(suite, folder=folder, seeds=seeds, overrides=overrides, tune=wanted), Path("runs") / suite.name
+    given = (what,) if isinstance(what, str | Path | Recipe | Suite) else tuple(what)
+    named, others = [], []
+    for each in given:
+        if isinstance(each, Suite) or (not isinstance(each, Recipe) and suites.is_suite(each)):
+            named.append(each)
+        else:
+            others.append(each)
+    if not named:
+        return grid.of_recipes(others, seeds or (), overrides=overrides, tune=_tune(Tune(), tune, tune_seeds)), None
+    first = named[0]
+    if len(given) > 1:
+        name = first.name if isinstance(first, Suite) else first
+        raise UsageError(f"{name}: is a suite, which is compared by itself", hint="give it alone")
+    suite, folder = (first, Path()) if isinstance(first, Suite) else (suites.load(first), Path(first).parent)
+    if tune is not None:
+        methods = tuple(msgspec.structs.replace(method, tune=None) for method in suite.method)
+        suite = msgspec.structs.replace(suite, method=methods)
+    suite = msgspec.structs.replace(suite, tune=_tune(suite.tune, tune, tune_seeds))
+    return grid.of_suite(suite, folder=folder, seeds=seeds, overrides=overrides), Path("runs") / suite.name
 
 
 def _tune(base: Tune, values: Mapping[str, Sequence[Any]] | None, seeds: Sequence[int] | None) -> Tune:

@@ -30,6 +30,10 @@ MISTAKES = [
     ("compare --seeds 0 --out x", "zowarmup: no recipe to run\nhint: `zowarmup recipes` lists the shipped ones, "),
     ("compare digits --out x", "zowarmup: no seeds\nhint: for instance --seeds 0,1,2\n"),
     ("compare digits --seeds 0", "zowarmup: no directory for the runs\nhint: for instance --out runs/first\n"),
+    (
+        "compare small/mian",
+        "zowarmup: small/mian: neither a file nor a shipped recipe\nhint: did you mean small/main",
+    ),
     ("compare small/main digits --seeds 0", "zowarmup: small/main: is a suite, which is compared by itself\n"),
     (
         "compare digts --seeds 0 --out x",

@@ -161,14 +161,14 @@ def compare(
         zowarmup compare digits --seeds 0,1 --out runs/lr --set data.validation=0.1 --tune phase.1.lr=0.02,0.04,0.08
     """
     from zowarmup import comparison as comparing
-    from zowarmup import suites, tuning
+    from zowarmup import tuning
     from zowarmup.cli import grids, live, results
     from zowarmup.survey import survey
 
     if not what:
         raise UsageError("no recipe to run", hint="`zowarmup recipes` lists the shipped ones, with --suites the suites")
     planned = survey(
-        what[0] if len(what) == 1 and suites.is_suite(what[0]) else what,
+        what,
         None if seeds is None else _numbers("--seeds", seeds),
         out,
         overrides=set_,

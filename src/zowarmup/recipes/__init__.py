@@ -138,11 +138,11 @@ def shipped_text(name: str) -> str:
     Raises:
         RecipeError: there is none of that name.
     """
-    names = shipped()
+    names, suites = shipped(), packaged.names("suites")
     if name not in names:
-        if name in packaged.names("suites"):
+        if name in suites:
             raise RecipeError(f"{name}: is a suite, expected a recipe", hint=_COMPARE)
-        near = difflib.get_close_matches(name, names, n=3)
+        near = difflib.get_close_matches(name, [*names, *suites], n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "`zowarmup recipes` lists the shipped ones"
         raise RecipeError(f"{name}: neither a file nor a shipped recipe", hint=hint)
     return packaged.text("recipes", name)
