@@ -136,7 +136,7 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
     parameters as it stands); those of your callable. All but `vit` take `rate`: the share of every hidden width that
     is there."""
     batch_norm: Literal["frozen", "batch"] | None = None
-    """What zeroth-order forwards normalise with, required for a model with BatchNorm: the pivot's running statistics
+    """What zeroth-order forwards normalise with, required for a model with BatchNorm: the warm-up's running statistics
     (`frozen`; without a warm-up those are still 0 and 1), or the batch's own (`batch`: running ones stay as they are;
     needs `micro-batch = "all"`). Tests and predictions use the same, with `batch` over 256 samples at a time."""
     weights: str | None = None

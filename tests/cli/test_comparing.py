@@ -65,7 +65,7 @@ def test_a_suite_is_run_and_the_same_command_again_keeps_it(cli, suite: Path) ->
     ended = cli(*arguments)
     assert ended.code == 0
     assert "zo 10/90: phase.1.lr=0.0" in ended.out
-    assert "chosen by accuracy on validation shares, from 2 trials with seed 0\n" in ended.out
+    assert "chosen by accuracy on validation shares, from 2 trials with seed 0\nnot tuned: today\n" in ended.out
     assert "mean (sd) of 2\xa0seeds; ±: points over today, seed by seed" in ended.out
     assert ended.err.splitlines()[-1].startswith("6/6  zo 10/90, seed ")
     again = cli(*arguments)

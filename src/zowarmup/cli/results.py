@@ -122,6 +122,9 @@ def _choices(comparison: Comparison) -> Iterator[str]:
     where = "seed" if len(seeds) == 1 else "seeds"
     text = f"chosen by accuracy on validation shares, from {words.plural(len(trials), 'trial')}"
     yield f"{text} with {where} {', '.join(map(str, seeds))}" if chosen else "nothing was chosen: trials failed"
+    tuned = {trial.method for trial in trials}
+    if others := [method for method in dict.fromkeys(cell.method for cell in comparison.cells) if method not in tuned]:
+        yield f"not tuned: {', '.join(others)}"
 
 
 def _comparison_table(comparison: Comparison, split: str, *, narrow: bool) -> Table:

@@ -37,7 +37,7 @@ def markdown(rows: Sequence[Row]) -> str:
         interval = called(max(row["pairs"] or 0 for row in rows))
         text = f"minus {_cell(rows[0]['baseline'])}, over the same seeds [{interval}]"
         parts.append(f"**{name}** {text}\n\n" + _lines(_pivot(rows, metric, difference=True)))
-    for name, found in splits.items():
+    for name, found in splits.items() or [("", [])]:
         parts.append((f"**{_cell(name)}**\n\n" if name else "") + _lines(_full(found)))
     return "\n".join(parts)
 

@@ -91,8 +91,12 @@ def shown_difference(row: Row, metric: str) -> str:
 
 
 def best(found: Sequence[Row], metric: str) -> Number | None:
-    """The best mean of a score, of rows to be set side by side; None for other metrics, or where all are the same."""
-    known: list[Number] = [mean for row in found if defined(mean := row.get(f"{metric}_mean"))]
+    """The best mean of a score, of rows to be set side by side; None for other metrics, or where all are the same.
+
+    Rows with fewer seeds than others are out: their mean may be of the easier ones.
+    """
+    most = max((row["n"] for row in found), default=0)
+    known: list[Number] = [mean for row in found if row["n"] == most and defined(mean := row.get(f"{metric}_mean"))]
     if len(set(known)) < 2 or metric not in SCORES:
         return None
     return min(known) if metric == "loss" else max(known)
