@@ -112,7 +112,7 @@ def _paint_few(
     for line in lines:
         _draw(ax, line, faint=0.14, whisker=across.show is not None)
     score_axis(ax, [y for each in curves.values() for curve in each for *_, y in curve], share=share)
-    names = [(line.end[0], line.end[1], words.squeeze(line.method, 20), _colour(line)) for line in lines]
+    names = [(line.end[0], line.end[1], words.squeeze(line.method, 17), _colour(line)) for line in lines]
     end_labels(ax, names, size=8.0)
 
 

@@ -28,7 +28,7 @@ from zowarmup.report.shown import shown_choice
 from zowarmup.report.words import Number
 
 _TICKS = 8
-_NAME = 20
+_NAME = 17
 
 
 class Tried(NamedTuple):
