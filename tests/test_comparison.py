@@ -510,7 +510,7 @@ def test_an_oracle_runs_once_and_is_shown_at_every_split(here, tmp_path: Path) -
             {"tune": {"phase.1.lrr": [1.0]}},
             r"tune: phase\.1\.lrr is a key of no method: digits\nhint: did you mean phase\.1\.lr or ",
         ),
-        ({"tune": {"phase.*.eps": [1.0]}}, r"tune: phase\.\*\.eps is a key of no method: digits"),
+        ({"tune": {"phase.*.epss": [1.0]}}, r"tune: phase\.\*\.epss is a key of no method: digits"),
         ({"tune": {"phase.1.lr": []}}, r"tune: phase\.1\.lr has no values to try"),
         ({"tune": {"phase.1.lr": [0.1, 0.1]}}, r"digits: tune: phase\.1\.lr = 0\.1 is given twice"),
         ({"tune": {"phase.1.lr": [0.1]}}, r"digits: tuning needs validation shares, but data\.validation is 0"),

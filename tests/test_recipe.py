@@ -122,6 +122,16 @@ def test_overrides_may_be_a_mapping():
     assert recipes.parse(GOOD, overrides={"phase.0.lr": 0.5}).phase[0].lr == 0.5
 
 
+def test_a_star_stands_for_every_phase_that_has_the_key():
+    head = GOOD + '[[phase]]\nkind = "head"\n'
+    recipe = recipes.parse(head, overrides={"phase.*.lr": 0.5, "phase.*.eps": 0.01, "phase.*.cohort": 2})
+    assert [phase.lr for phase in recipe.phase[:2]] == [0.5, 0.5]
+    assert recipe.phase[1].eps == 0.01
+    assert [phase.cohort for phase in recipe.phase] == [2, 2, 2]
+    with pytest.raises(RecipeError, match=r"unknown field `nope` - at `\$\.phase\[0\]`"):
+        recipes.parse(head, overrides={"phase.*.nope": 1})
+
+
 def test_an_unknown_name_lists_near_ones():
     with pytest.raises(RecipeError, match="did you mean digits"):
         recipes.load("digit")

@@ -8,18 +8,23 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import tomli_w
 
 from zowarmup import packaged
 from zowarmup.errors import RecipeError
-from zowarmup.recipe import Recipe
+from zowarmup.recipe import Phase, Recipe
 
 __all__ = ["edit", "from_table", "load", "pairs", "parse", "paths", "shipped", "shipped_text", "to_toml"]
 
 _COMPARE = "`zowarmup compare` runs a suite"
+_KEYS = {
+    str(kind.__struct_config__.tag): {field.encode_name for field in msgspec.structs.fields(kind)}
+    for kind in get_args(Phase)
+}
+"""Of every kind of phase."""
 
 
 def parse(text: str, *, name: str = "recipe", overrides: Mapping[str, Any] | Iterable[str] = ()) -> Recipe:
@@ -29,8 +34,8 @@ def parse(text: str, *, name: str = "recipe", overrides: Mapping[str, Any] | Ite
         text: TOML.
         name: how error messages call it.
         overrides: values to put in the place of what the text says, as ``{"phase.1.eps": 1e-3}`` or as
-            ``["phase.1.eps=1e-3"]``, the value in TOML (a bare word is a string); ``phase.*.lr`` stands for every
-            phase's.
+            ``["phase.1.eps=1e-3"]``, the value in TOML (a bare word is a string); ``phase.*.lr`` stands for that
+            of every phase that has one.
 
     Raises:
         RecipeError: not TOML, an unknown key, a wrong type, a value out of range; the message has the path.
@@ -158,20 +163,28 @@ def pairs(overrides: Mapping[str, Any] | Iterable[str]) -> list[tuple[str, Any]]
 
 
 def paths(table: Any, key: str) -> Iterator[str]:
-    """The paths that a key stands for, where ``*`` is every entry of a list.
+    """The paths that a key stands for, where ``*`` is every phase whose kind takes it; every phase where none does.
 
-    >>> list(paths({"phase": [{"lr": 0.1}, {"lr": 0.2}]}, "phase.*.lr"))
-    ['phase.0.lr', 'phase.1.lr']
+    >>> list(paths({"phase": [{"kind": "first-order"}, {"kind": "head"}]}, "phase.*.lr"))
+    ['phase.0.lr']
     """
     before, star, after = key.partition("*")
     node = table
     for part in before.split(".")[:-1]:
         node = node.get(part) if isinstance(node, Mapping) else None
     if star and isinstance(node, list | tuple):
-        for index, entry in enumerate(node):
-            yield from (f"{before}{index}.{rest}" for rest in paths(entry, after.removeprefix(".")))
+        rest = after.removeprefix(".")
+        everywhere = range(len(node))
+        for index in [each for each in everywhere if _takes(node[each], rest)] or everywhere:
+            yield from (f"{before}{index}.{inner}" for inner in paths(node[index], rest))
     else:
         yield key
+
+
+def _takes(phase: Any, key: str) -> bool:
+    """Whether a phase's kind has a key."""
+    kind = phase.get("kind") if isinstance(phase, Mapping) else None
+    return isinstance(kind, str) and key.partition(".")[0] in _KEYS.get(kind, ())
 
 
 def _apply(overrides: Mapping[str, Any] | Iterable[str], table: dict[str, Any]) -> None:
