@@ -566,7 +566,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
     name: Annotated[str, Meta(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$(?!\n)")]
     """The run's name, in tables, figures and directories: letters, digits, `_ . -`, and `/` between them."""
     method: str | None = None
-    """The method's name, for comparisons; the recipe's name where left out."""
+    """The method's name, in summaries; the recipe's name where left out. A suite sets it."""
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Every draw of the run is keyed by it: partition, tiers, initial weights, cohorts, batches, directions."""
     data: Data

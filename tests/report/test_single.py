@@ -79,7 +79,7 @@ def test_numbers_of_the_headline(make):
     held, was = (f"{100 * scores['low_held_accuracy']:.1f}\xa0%" for scores in (final, pivot))
     assert single.headline(run) == (
         f"Accuracy {end} after 200\xa0rounds, from {start} at the pivot. "
-        f"On the classes held mostly by low-resource clients: {held}, from {was}."
+        f"On the classes that high-resource clients hold little of: {held}, from {was}."
     )
     text = single.render(run)
     assert "<b>12\xa0B</b>" in text  # three float32 scalars a client and round

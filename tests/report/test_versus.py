@@ -33,7 +33,7 @@ def test_headline_has_every_label_where_they_are_few(runs):
     assert sections.headline(rows, share=True).startswith(
         f"high-res-only: accuracy {shown.mean_sd(rows[0], 'accuracy')}. Against it, in percentage points: "
         f"zeroth-order only {differences[0]}; zowarmup {differences[1]}. "
-        "On classes held mostly by low-resource clients: "
+        "On classes that high-resource clients hold little of: "
     )
 
 

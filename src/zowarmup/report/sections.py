@@ -38,7 +38,7 @@ def headline(found: Sequence[Row], *, share: bool) -> str:
     text = f"{start} Against it{unit}: {_differences(known, 'accuracy')}."
     held = [row for row in known if words.defined(row["low_held_accuracy_difference"])]
     if held:
-        text += f" On classes held mostly by low-resource clients: {_differences(held, 'low_held_accuracy')}."
+        text += f" On classes that high-resource clients hold little of: {_differences(held, 'low_held_accuracy')}."
     return text
 
 
@@ -107,7 +107,9 @@ def _curves(split: Split, *, share: bool) -> Iterator[str]:
     yield figure(f"{name}, round by round", bands.by_round(split, "accuracy", f"{name} against rounds"), caption)
     title = "Accuracy on low-held classes"
     yield figure(
-        title, bands.by_round(split, "low_held_accuracy", title), "Classes held mostly by low-resource clients."
+        title,
+        bands.by_round(split, "low_held_accuracy", title),
+        "Classes of which high-resource clients hold less than half their share.",
     )
     title = "Accuracy on the worst class"
     svg = bands.by_round(split, "worst_class_accuracy", title)

@@ -51,7 +51,7 @@ def headline(run: RunRecord) -> str:
     text += "."
     if words.defined(held := final.get("low_held_accuracy")):
         was = before.get("low_held_accuracy") if before and pivot else None
-        text += f" On the classes held mostly by low-resource clients: {show(held)}"
+        text += f" On the classes that high-resource clients hold little of: {show(held)}"
         text += f", from {show(was)}." if words.defined(was) else "."
     return text
 
@@ -129,7 +129,7 @@ def _tiles(run: RunRecord) -> Iterator[str]:
     if words.defined(held := final.get("low_held_accuracy")):
         count = words.plural(len(classes.low_held(run)), "class")
         count = count.replace("classs", "classes")
-        yield tile("Low-held classes", show(held), f"{count} held mostly by low-resource clients", kind="low")
+        yield tile("Low-held classes", show(held), f"{count} that high-resource clients hold little of", kind="low")
     yield _uplink_tile(run)
     if peak := run.summary.get("peak_memory_bytes"):
         parts = "".join(
@@ -165,7 +165,7 @@ def _peaks(run: RunRecord) -> dict[str, int]:
 
 def _learnt(run: RunRecord) -> Iterator[str]:
     name = "Accuracy" if run.classification else "Score"
-    lines = f"{dot(INK, 'all test samples')}; {dot(LOW, 'classes held mostly by low-resource clients')}"
+    lines = f"{dot(INK, 'all test samples')}; {dot(LOW, 'classes that high-resource clients hold little of')}"
     if not words.defined(run.summary["final"].get("low_held_accuracy")):
         lines = f"On the test set, after each evaluated round, {len(run.evaluated)} in all"
     yield figure(f"{name}, round by round", curves.accuracy_by_round(run), f"{lines}.")
