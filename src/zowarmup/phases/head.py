@@ -201,7 +201,7 @@ def _ridge(second: Matrix, targets: Matrix, settings: Head, layer: HeadLayer) ->
     if np.linalg.eigvalsh(system)[0] <= _FP32 * np.linalg.norm(system):
         raise NonFiniteError(
             f"the head's system of {len(system)} equations is singular, to the accuracy of fp32 sums",
-            hint="set ridge > 0: with fewer samples than features there is no other solution",
+            hint=f"set ridge > {settings.ridge:g}: with fewer samples than features there is no other solution",
         )
     return np.asarray(np.linalg.solve(system, targets), np.float64)
 
