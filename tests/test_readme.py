@@ -1,11 +1,15 @@
 """What the README shows, runs."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import zowarmup
+
+MODELS = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
@@ -40,3 +44,14 @@ def test_the_demo_it_shows_is_the_one_that_is_run():
 
 def test_nothing_in_it_waits_to_be_filled_in():
     assert re.findall(r"^[A-Z]{4,}$|TODO|TBD", README, flags=re.MULTILINE) == []
+
+
+def test_the_net_and_task_of_the_page_on_models_run(tmp_path, monkeypatch):
+    (module,) = re.findall(r"```python\n(.*?)```", MODELS, flags=re.DOTALL)
+    (settings,) = re.findall(r"```toml\n(.*?)```", MODELS, flags=re.DOTALL)
+    (tmp_path / "mynets.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    values = {f"model.{key}": value for key, value in tomllib.loads(settings)["model"].items()}
+    trained = zowarmup.run("digits-head", overrides={**values, "phase.0.rounds": 5})
+    assert trained.module[1].out_features == 24
+    assert trained.summary["final"]["accuracy"] > 0.5
