@@ -107,8 +107,7 @@ def assemble(
     Raises:
         UsageError: a kind of it, for what does not fit.
     """
-    parts = [part for phase in recipe.phase for part in phase.parts]
-    if any(getattr(part, "augment", "none") == "standard" for part in parts) and dataset.train.x.ndim != 4:
+    if any(getattr(part, "augment", "none") == "standard" for part in recipe.parts) and dataset.train.x.ndim != 4:
         raise RecipeError(
             f'augment = "standard" needs images (N, C, H, W), but samples have shape {dataset.train.x.shape[1:]}'
         )
@@ -219,7 +218,7 @@ def build_phases(
             phases.build(
                 settings,
                 scope,
-                head=lambda name: heads.find(model, name or recipe.head, federation.classes),
+                head=_finder(recipe, model, federation.classes),
                 norms=lambda: norms.find(model),
                 narrow=narrow,
             )
@@ -321,6 +320,11 @@ def machine(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def _finder(recipe: Recipe, model: Model, classes: int | None) -> Callable[[str | None], heads.HeadLayer]:
+    """Finds the head by the name that a phase gives, or by the one that the recipe's head phases give."""
+    return lambda name: heads.find(model, name or recipe.head, classes)
+
+
 def _check_forward(
     recipe: Recipe, model: Model, task: Task, train: Samples, dataset: Dataset, *, backprop: bool
 ) -> None:
@@ -348,12 +352,12 @@ def _check_forward(
             model.check(x)
         if backprop and any(isinstance(phase, ZerothOrder) and phase.needs_backprop for phase in recipe.phase):
             gradient(model, x, y, task, micro_batch="all")
-        for phase in recipe.phase:
-            if isinstance(phase, Head):
-                heads.check(model, heads.find(model, phase.module or recipe.head, dataset.classes), x)
-        parts = [part for phase in recipe.phase for part in phase.parts]
-        if any(glob in ("head", "body") for part in parts for glob in getattr(part, "freeze", ())):
-            layer = heads.find(model, recipe.head, dataset.classes)
+        head = _finder(recipe, model, dataset.classes)
+        solved = dict.fromkeys(head(phase.module) for phase in recipe.phase if isinstance(phase, Head))
+        for layer in solved:
+            heads.check(model, layer, x)
+        frozen = any(glob in ("head", "body") for part in recipe.parts for glob in getattr(part, "freeze", ()))
+        if frozen and (layer := head(None)) not in solved:
             try:
                 heads.check(model, layer, x)
             except ModelError as error:

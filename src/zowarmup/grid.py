@@ -17,13 +17,13 @@ import msgspec
 from zowarmup import recipes
 from zowarmup.errors import RecipeError, SuiteError, UsageError
 from zowarmup.recipe import FirstOrder, Recipe
-from zowarmup.suite import Method, Split, Suite, Tune
+from zowarmup.suite import OWN, Method, Split, Suite, Tune
 
 Overrides = Mapping[str, Any] | Iterable[str]
 TRIALS = "tune"
 """The folder of trials."""
 _OWN = re.compile(rf"{TRIALS}|compare\..*|runs\.csv", re.IGNORECASE)  # first parts of a folder that is its own
-_NEVER_TUNED = ("seed", "name", "method", "data.validation")  # its own too; and what settings are judged by
+_NEVER_TUNED = (*OWN, "data.validation")  # and what settings are judged by
 _NONE = Split(name="none")
 _LONGEST = 100  # letters of a trial's folder
 
@@ -112,7 +112,7 @@ def of_suite(
     Raises:
         UsageError: a recipe cannot be read or does not take a value, runs clash, or tuning is not possible.
     """
-    values = _given(overrides, ("seed", "name", "method"))
+    values = _given(overrides, OWN)
     found = []
     for method in suite.method:
         splits = [split for split in suite.split if method.splits is None or split.name in method.splits]

@@ -602,6 +602,11 @@ class Recipe(_Table, frozen=True, kw_only=True):
         return tuple(itertools.accumulate((phase.rounds for phase in self.phase[:-1]), initial=1))
 
     @property
+    def parts(self) -> tuple[object, ...]:
+        """The tables of all phases that say what clients do."""
+        return tuple(part for phase in self.phase for part in phase.parts)
+
+    @property
     def head(self) -> str | None:
         """The module that head phases name, which is what `head` means elsewhere too; None where none or several."""
         names = {phase.module for phase in self.phase if isinstance(phase, Head) and phase.module is not None}

@@ -15,6 +15,8 @@ from msgspec import Meta
 Label = Annotated[str, Meta(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$(?!\n)")]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seeds = Annotated[tuple[Seed, ...], Meta(min_length=1)]
+OWN = ("name", "method", "seed")
+"""Recipe keys that a suite sets itself."""
 Values = dict[str, Annotated[tuple[Any, ...], Meta(min_length=1)]]
 """Values to try, by recipe key."""
 
@@ -114,7 +116,7 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and "." not in key:
             inner = ", ".join(f'"{key}.{name}"' for name in value)
             raise ValueError(f"`{key}` is a table: write its keys as {inner}, in quotes")
-        if key in ("name", "method", "seed"):
+        if key in OWN:
             raise ValueError(f"`{key}` is set by the suite itself")
 
 

@@ -120,14 +120,14 @@ def told_where(folder: Path, *, again: bool = False) -> Iterator[None]:
     except BaseException as error:
         after = _stamps(folder)
         if any(after) and after != before:
-            where, kept = shlex.quote(str(folder)), f"the rounds until then are in {folder}"
+            where = shlex.quote(str(folder))
             if again:
                 go_on = "the same command goes on"
             elif isinstance(error, NonFiniteError):  # and would be again
                 go_on = f"`zowarmup run --beginning {where}` with other settings begins with its whole phases"
             else:
                 go_on = f"`zowarmup resume {where}` goes on"
-            error.add_note(f"{kept}; {go_on}")
+            error.add_note(f"the rounds until then are in {folder}; {go_on}")
         raise
 
 
