@@ -24,6 +24,8 @@ D = 11_173_962  # ResNet18
 K = 30
 STEPS, PART = 100, D // 10
 """A replay of 100 steps, on a tenth of the elements: what it takes an element and step does not depend on either."""
+SMALL = segments([432, 16, 16, 4608, 32, 32, 18432, 64, 64, 640, 10])
+"""A CNN of 24,346 parameters, where what a call takes beside its arithmetic shows."""
 RESULTS = Path(__file__).parent / "results" / "directions.csv"
 ROUNDS = 25
 Seconds = dict[str, float]
@@ -52,6 +54,22 @@ def _small(backend: Directions, w: torch.Tensor, out: torch.Tensor) -> None:
         backend.perturb(piece, piece, base=0, seed=1, stream=0, c=2.0**-14)
 
 
+def _small_update(backend: Directions, w: torch.Tensor, _: torch.Tensor) -> None:
+    piece = w[: SMALL[-1].offset + SMALL[-1].size]
+    seeds, streams, coefficients = np.array([1], np.uint64), np.zeros(1, np.uint32), np.array([1_000_003], np.int32)
+    for _ in range(100):
+        backend.update(
+            piece, piece, segments=SMALL, seeds=seeds, streams=streams, coefficients=coefficients, exponent=40
+        )
+
+
+def _small_add(_: Directions, w: torch.Tensor, out: torch.Tensor) -> None:
+    size = SMALL[-1].offset + SMALL[-1].size
+    here, there = out[:size], w[:size]
+    for _ in range(100):
+        here.add_(there, alpha=1e-9)
+
+
 def _directions() -> dict[str, np.ndarray]:
     return {"seeds": np.arange(K, dtype=np.uint64), "streams": np.zeros(K, np.uint32)}
 
@@ -70,6 +88,8 @@ CASES: dict[str, Case] = {
     "replay": _replay,
     "dots": _dots,
     "perturb of 10 elements, 1000 times": _small,
+    "update of a CNN, 100x": _small_update,
+    "add_ of a CNN, 100x": _small_add,
 }
 
 
@@ -104,6 +124,7 @@ def _write(seconds: Seconds) -> None:
         "replay ps per element and seed": f"{seconds['replay'] * 1e12 / (PART * STEPS * K):.1f}",
         "dots ps per element and seed": f"{seconds['dots'] * per_seed:.1f}",
         "perturb of 10 elements us": f"{seconds['perturb of 10 elements, 1000 times'] * 1e3:.2f}",
+        "update of a small CNN / add_": f"{seconds['update of a CNN, 100x'] / seconds['add_ of a CNN, 100x']:.1f}",
         "add_ ps per element": f"{seconds['add_'] * 1e12 / D:.0f}",
         "d": D,
         "K": K,

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -119,7 +120,7 @@ class NumbaDirections:
                 out.detach()[part] = w.detach()[part]
         if not segments:
             return
-        groups, published = _groups(segments), _published(steps)
+        groups, published = _groups(tuple(segments)), _published(steps)
 
         def work(start: int, stop: int) -> None:
             kernels.replay(here, there, *groups.part(start, stop), *published)
@@ -138,7 +139,7 @@ class NumbaDirections:
         check_directions(v, segments, seeds, streams)
         if not v.is_cpu:
             refuse_device("numba", v)
-        groups, address, total = _groups(segments), v.data_ptr(), np.zeros(seeds.size)
+        groups, address, total = _groups(tuple(segments)), v.data_ptr(), np.zeros(seeds.size)
         published = (np.ascontiguousarray(seeds), np.ascontiguousarray(streams))
         # In waves, so that the sums of groups take little memory and are still added in order.
         for first in range(0, groups.number, _WAVE_GROUPS):
@@ -183,7 +184,8 @@ class _Groups(NamedTuple):
         return self.offsets[start:stop], self.firsts[start:stop], self.sizes[start:stop]
 
 
-def _groups(segments: Sequence[Segment]) -> _Groups:
+@lru_cache(maxsize=8)  # a run has one set of segments, or a few: local steps ask for it at each step
+def _groups(segments: tuple[Segment, ...]) -> _Groups:
     columns: list[tuple[ndarray, ndarray, ndarray]] = []
     for offset, size, base in segments:
         before = base % GROUP
