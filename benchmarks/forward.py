@@ -41,6 +41,7 @@ class Case(NamedTuple):
 CASES = {
     "resnet18": Case("resnet18", (3, 32, 32), 64, 1, 1.15),
     "resnet18-group": Case("resnet18", (3, 32, 32), 64, 1, None, {"norm": "group"}),
+    "resnet8": Case("resnet8", (3, 32, 32), 64, 1, None),
     "vit": Case("vit", (3, 32, 32), 64, 1, None),
     "cnn": Case("cnn", (3, 32, 32), 64, 10, 1.5),
     "lenet": Case("lenet", (1, 28, 28), 64, 10, None),
