@@ -24,7 +24,8 @@ D = 11_173_962  # ResNet18
 K = 30
 STEPS, PART = 100, D // 10
 """A replay of 100 steps, on a tenth of the elements: what it takes an element and step does not depend on either."""
-SMALL = segments([432, 16, 16, 4608, 32, 32, 18432, 64, 64, 640, 10])
+SIZES = (432, 16, 16, 4608, 32, 32, 18432, 64, 64, 640, 10)
+SMALL, SMALL_D = segments(SIZES), sum(SIZES)
 """A CNN of 24,346 parameters, where what a call takes beside its arithmetic shows."""
 RESULTS = Path(__file__).parent / "results" / "directions.csv"
 ROUNDS = 25
@@ -55,7 +56,7 @@ def _small(backend: Directions, w: torch.Tensor, out: torch.Tensor) -> None:
 
 
 def _small_update(backend: Directions, w: torch.Tensor, _: torch.Tensor) -> None:
-    piece = w[: SMALL[-1].offset + SMALL[-1].size]
+    piece = w[:SMALL_D]
     seeds, streams, coefficients = np.array([1], np.uint64), np.zeros(1, np.uint32), np.array([1_000_003], np.int32)
     for _ in range(100):
         backend.update(
@@ -64,8 +65,7 @@ def _small_update(backend: Directions, w: torch.Tensor, _: torch.Tensor) -> None
 
 
 def _small_add(_: Directions, w: torch.Tensor, out: torch.Tensor) -> None:
-    size = SMALL[-1].offset + SMALL[-1].size
-    here, there = out[:size], w[:size]
+    here, there = out[:SMALL_D], w[:SMALL_D]
     for _ in range(100):
         here.add_(there, alpha=1e-9)
 

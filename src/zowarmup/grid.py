@@ -22,7 +22,7 @@ from zowarmup.suite import OWN, Method, Split, Suite, Tune
 Overrides = Mapping[str, Any] | Iterable[str]
 TRIALS = "tune"
 """The folder of trials."""
-_OWN = re.compile(rf"{TRIALS}|compare\..*|runs\.csv", re.IGNORECASE)  # first parts of a folder that is its own
+_TAKEN = re.compile(rf"{TRIALS}|compare\..*|runs\.csv", re.IGNORECASE)  # first parts of a folder that is its own
 _NEVER_TUNED = (*OWN, "data.validation")  # and what settings are judged by
 _NONE = Split(name="none")
 _LONGEST = 100  # letters of a trial's folder
@@ -259,7 +259,7 @@ def _refuse_clashes(cells: Sequence[Cell]) -> None:
     """Refuse runs that would share a folder, on file systems that know no case too."""
     seen: dict[str, Cell] = {}
     for cell in cells:
-        if _OWN.fullmatch(cell.folder.parts[0]) or any(re.fullmatch(r"seed-\d+", part) for part in cell.folder.parts):
+        if _TAKEN.fullmatch(cell.folder.parts[0]) or any(re.fullmatch(r"seed-\d+", part) for part in cell.folder.parts):
             raise SuiteError(f"{cell.label}: a comparison uses the folder {cell.folder} itself", hint="rename it")
         other = seen.setdefault(cell.folder.as_posix().casefold(), cell)
         if other is not cell:
