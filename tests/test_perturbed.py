@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.overrides import TorchFunctionMode
 
 from zowarmup import nets
 from zowarmup.directions import Directions, select
@@ -329,6 +330,22 @@ def test_everything_is_as_it_was_afterwards(batch_norm: Any, fails: bool) -> Non
         assert not torch.equal(model.module(x), expected)  # nothing is perturbed any more
         with model.perturbed(seed=0, stream=0, c=C):
             assert torch.equal(model.module(x), expected)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_ctrl_c_is_heard_also_while_torch_has_the_mode_off(stopped: bool) -> None:
+    """Torch takes a mode off while it calls a function: a signal that comes meanwhile leaves the stack short."""
+    mode = Model(nn.Linear(3, 2)).perturbed(seed=0, stream=0, c=C)
+
+    def cut_short() -> None:
+        with mode:
+            TorchFunctionMode.__exit__(mode, None, None, None)
+            if stopped:
+                raise KeyboardInterrupt
+
+    expected, message = (KeyboardInterrupt, None) if stopped else (RuntimeError, "empty mode stack")
+    with pytest.raises(expected, match=message):
+        cut_short()
 
 
 def test_frozen_uses_running_statistics_and_batch_the_batch_s_own() -> None:

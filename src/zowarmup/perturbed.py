@@ -104,7 +104,13 @@ class Perturbed(TorchFunctionMode):
     def __exit__(self, *exception: Any) -> None:
         """Stop, and let go of what raw pointers might still point to."""
         self._kept.clear()
-        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        try:
+            super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            # Torch takes a mode off for each call of a function and puts it back: Ctrl-C in between leaves none to
+            # take off, and is what the caller should hear of.
+            if exception[0] is None:
+                raise
 
     def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
         if func in _METADATA:
