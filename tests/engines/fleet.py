@@ -51,6 +51,7 @@ class Lists:
     sent: list[tuple[int, bytes]] = field(default_factory=list)
     pending: list[tuple[str, int, bytes]] = field(default_factory=list)
     late: list[tuple[float, str, int, bytes | None]] = field(default_factory=list)
+    ordered: bool = False
 
     def nodes(self) -> list[int]:
         return list(self.fleet)

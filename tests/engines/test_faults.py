@@ -10,8 +10,9 @@ import pytest
 
 from zowarmup import protocol
 from zowarmup.engines import wire
+from zowarmup.engines.rounds import Patience
 
-from .fleet import Later, at_work, counted, refused, reporting, short, work, works
+from .fleet import Fleet, Later, at_work, counted, refused, reporting, short, work, works
 
 EVERYBODY, HIGH, WITHOUT_2 = (0, 1, 2, 3), (0, 2), (0, 1, 3)
 FIRST, ZEROTH = 2, 4
@@ -150,6 +151,72 @@ def test_a_client_is_asked_three_times_in_a_round(round, tmp_path, fleet):
     assert 2 not in counted(tmp_path / "run")[round] and 2 in counted(tmp_path / "run")[round + 1]
     assert f"round {round}: client 2: was asked 3 times" in made.said
     assert made.time.seconds < 5
+
+
+def idles(made: Fleet, node: int) -> int:
+    """How often a node was asked whether it is at work."""
+    return sum(isinstance(question, wire.Idle) for question in made.lists.asked(node))
+
+
+@pytest.mark.parametrize("round", [FIRST, ZEROTH])
+def test_a_message_that_is_lost_without_a_word_is_sent_again_at_half_the_deadline(round, alone, fleet):
+    """As when a node is killed and comes back before anybody has seen it gone."""
+    made = fleet(short(), patience=Patience(quorum=1.0))
+    made.lists.ordered = True
+    made.lists.meddle = once(round, lambda answer: [])
+    assert made.run().summary["chain"] == alone(short())["chain"]
+    assert "node 102 does not answer: what it was asked is lost" in made.said
+    assert (idles(made, 102), idles(made, 100)) == (1, 0)
+    assert 30 < made.time.seconds < 35
+
+
+def test_a_node_that_comes_back_without_its_folder_while_it_seems_at_work_is_welcomed_again(alone, fleet):
+    made = fleet(short(), patience=Patience(quorum=1.0))
+    made.lists.ordered = True
+
+    def anew(answer: bytes) -> list[bytes]:
+        made.join(102, made.node(2, name="another"))
+        return []
+
+    made.lists.meddle = once(ZEROTH, anew)
+    assert made.run().summary["chain"] == alone(short())["chain"]
+    assert idles(made, 102) == 1
+    assert made.said.count("node 102 does not answer: what it was asked is lost") == 0
+
+
+def test_a_node_that_is_long_at_work_is_not_asked_for_it_twice(alone, fleet):
+    """It answers in turn: first for its work, then that it has nothing to do."""
+    made = fleet(short())
+    made.lists.ordered = True
+    busy = once(ZEROTH, lambda answer: [Later(50, answer)])
+    ends: list[float] = []
+
+    def meddle(node: int, question: bytes, answer: bytes):
+        if isinstance(wire.decode_question(question), wire.Idle):
+            return [Later(ends[0] - made.time.seconds, answer)]
+        came = list(busy(node, question, answer))
+        if came != [answer]:
+            ends.append(made.time.seconds + 50)
+        return came
+
+    made.lists.meddle = meddle
+    assert made.run().summary["chain"] == alone(short())["chain"]
+    assert [asked.round + 1 for asked in works(made, 102)].count(ZEROTH) == 1
+    assert idles(made, 102) == 1
+    assert 50 < made.time.seconds < 55
+
+
+def test_a_node_is_never_left_out_because_it_says_that_it_is_idle(tmp_path, fleet):
+    """Where the order of messages is another than was thought, that is no word about its work."""
+    made = fleet(short(), patience=Patience(quorum=1.0))
+    made.lists.ordered = True
+    made.lists.meddle = lambda node, question, answer: (
+        [Later(300, answer)] if (node, at_work(question)) == (102, ZEROTH) else [answer]
+    )
+    made.run(tmp_path / "run")
+    assert counted(tmp_path / "run")[ZEROTH] == EVERYBODY
+    assert [asked.round + 1 for asked in works(made, 102)].count(ZEROTH) == 3
+    assert 300 < made.time.seconds < 305
 
 
 # what is changed on the way is noticed, and sent again

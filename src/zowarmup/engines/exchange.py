@@ -35,9 +35,10 @@ class _Flying(NamedTuple):
     """A message that waits for its answer."""
 
     node: int
-    kind: Literal["enrol", "welcome", "work", "end"]
+    kind: Literal["enrol", "welcome", "work", "idle", "end"]
     round: int = 0
     client: int = -1
+    tries: int = 0
 
 
 @dataclass
@@ -194,7 +195,8 @@ class Exchange:
         return came
 
     def _look(self) -> None:
-        """Ask who is there, now and then; ask newcomers who they are, and tell them who they are until they know."""
+        """Ask who is there, now and then; ask newcomers who they are, and tell them who they are until they know. Ask
+        those that have long been silent whether they are at work."""
         now = self.clock()
         if now - self._looked < _LOOK_SECONDS:
             return
@@ -210,6 +212,19 @@ class Exchange:
                 self._welcome_to(seat)
             elif seat is None and (node not in self.roster.turned or node not in before):
                 self._send(Enrol(recipe=self.recipe), _Flying(node, "enrol"))
+        self._wonder()
+
+    def _wonder(self) -> None:
+        """What a node was asked can be lost without a word: it was killed and came back before we saw it gone, or the
+        message was cut off on its way to it. Such a node has nothing to do; one at work says so when it has done it."""
+        if self._round is None or not self.transport.ordered:
+            return
+        now = self.clock()
+        for client, asked in self._round.asked.items():
+            seat = self.roster.seats[client]
+            silent = asked.state == "asked" and now - asked.since > self.patience.deadline_seconds / 2
+            if silent and asked.tries < TRIES and self.roster.connected(seat):
+                self._say(wire.Idle(run=self._supplied().run), asked, seat, "idle")
 
     def _ask(self) -> None:
         """Ask the clients that have not been asked yet, and whose nodes are ready."""
@@ -240,7 +255,7 @@ class Exchange:
         else:
             question = self._request(asked, delivery, snapshot)
         self.board.sent(request.client, request.payload_bytes + delivery.payload_bytes)
-        self._send(question, self._flight(asked, seat))
+        self._say(question, asked, seat)
 
     def _request(self, asked: Asked, delivery: Delivery, snapshot: Piece | None = None) -> Work:
         supply = self._supplied()
@@ -253,8 +268,11 @@ class Exchange:
             request=protocol.encode(asked.request),
         )
 
-    def _flight(self, asked: Asked, seat: Seat) -> _Flying:
-        return _Flying(seat.node or 0, "work", self._supplied().round + 1, asked.request.client)
+    def _say(self, question: Question, asked: Asked, seat: Seat, kind: Literal["work", "idle"] = "work") -> None:
+        """Send a node something of this round."""
+        asked.since = self.clock()
+        round, client = self._supplied().round + 1, asked.request.client
+        self._send(question, _Flying(seat.node or 0, kind, round, client, asked.tries))
 
     def _send(self, question: Question, flying: _Flying) -> None:
         self._outbox.append((flying, wire.encode(question)))
@@ -301,8 +319,11 @@ class Exchange:
             return
         elif isinstance(answer, wire.Ready):
             seat.ready, seat.position = True, answer.position
+            if asked is not None:
+                self._unheard(flying, "what it was asked is lost")
         elif asked is None:
-            self.board.late(flying.client, flying.round)
+            if flying.kind == "work":
+                self.board.late(flying.client, flying.round)
             if isinstance(answer, wire.Done):
                 seat.position = answer.position
         elif isinstance(answer, wire.Got):
@@ -327,10 +348,11 @@ class Exchange:
     def _current(self, flying: _Flying) -> Asked | None:
         """The client that a message asked, where its round is still open and it has not answered."""
         opened = self._round
-        if flying.kind != "work" or opened is None or opened.closed or opened.number != flying.round:
+        if flying.kind not in ("work", "idle") or opened is None or opened.closed or opened.number != flying.round:
             return None
         asked = opened.asked[flying.client]
-        return None if asked.settled else asked
+        again = flying.kind == "idle" and asked.tries != flying.tries  # asked once more since
+        return None if asked.settled or again else asked
 
     def _carded(self, card: Card, node: int) -> None:
         if card.version != wire.VERSION:
@@ -365,11 +387,10 @@ class Exchange:
 
     def _got(self, answer: wire.Got, asked: Asked, seat: Seat) -> None:
         """Send the next part of a snapshot, or, behind the last one, the request."""
-        supply, flight = self._supplied(), self._flight(asked, seat)
         if answer.offset < len(asked.snapshot):
-            self._send(supply.piece(asked.snapshot, answer.offset), flight)
+            self._say(self._supplied().piece(asked.snapshot, answer.offset), asked, seat)
         else:
-            self._send(self._request(asked, Delivery()), flight)
+            self._say(self._request(asked, Delivery()), asked, seat)
 
     def _done(self, answer: wire.Done, asked: Asked) -> None:
         client = asked.request.client

@@ -139,6 +139,8 @@ class GridTransport:
         grid: what Flower hands to a ServerApp.
     """
 
+    ordered = True
+
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._replies = _Replies(grid) if isinstance(grid, HttpGrid) else None

@@ -122,6 +122,8 @@ class Node:
         place = self._place_of(question.run)
         if place is None:
             return wire.Behind(position=Position(), enrolled=False)
+        if isinstance(question, wire.Idle):
+            return wire.Ready(position=place.replica.position)
         if isinstance(question, Piece):
             return self._received(question, place)
         return self._worked(question, place)

@@ -76,6 +76,8 @@ class Parcels:
         transport: what carries parcels.
     """
 
+    ordered = False  # any process of a simulation takes any node's
+
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._sent: dict[str, list[_Letter]] = {}

@@ -61,6 +61,7 @@ class Asked:
         request: what it is asked.
         state: ``waiting`` to be asked; ``asked``; ``done``, its report is here; ``failed``, and why.
         tries: how often it was asked.
+        since: when its node was sent something last.
         after: it is not asked again before this time.
         snapshot: what is being sent to its node in pieces; empty where nothing is.
     """
@@ -68,6 +69,7 @@ class Asked:
     request: Request
     state: Literal["waiting", "asked", "done", "failed"] = "waiting"
     tries: int = 0
+    since: float = -math.inf
     after: float = -math.inf
     snapshot: bytes = b""
     why: str = ""

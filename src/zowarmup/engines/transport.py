@@ -19,6 +19,9 @@ class Received(NamedTuple):
 class Transport(Protocol):
     """Carries bytes to nodes and back."""
 
+    ordered: bool
+    """Whether a node takes its messages one at a time, in the order in which they were sent."""
+
     def nodes(self) -> Collection[int]:
         """The nodes that are connected."""
 

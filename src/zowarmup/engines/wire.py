@@ -4,6 +4,7 @@
     Welcome  -> Ready      which client a node is, and what the run is
     Piece    -> Got        part of a snapshot
     Work     -> Done       what to catch up with, and a request; the report
+    Idle     -> Ready      whether a node that has long been silent is still at work: it answers when it is not
     Turned   -> Bye        this node can take no part
     Over     -> Bye        the run has ended
 
@@ -106,6 +107,12 @@ class Work(_Envelope, frozen=True, kw_only=True):
     """A request, encoded."""
 
 
+class Idle(_Envelope, frozen=True, kw_only=True):
+    """Say that you have nothing to do."""
+
+    run: bytes
+
+
 class Over(_Envelope, frozen=True, kw_only=True):
     """The run has ended."""
 
@@ -144,7 +151,7 @@ class Card(_Reply, frozen=True, kw_only=True):
 
 
 class Ready(_Reply, frozen=True, kw_only=True):
-    """Ready to work."""
+    """Ready to work, and not at work."""
 
     position: Position
 
@@ -185,7 +192,7 @@ class Bye(_Reply, frozen=True, kw_only=True):
     """Heard."""
 
 
-Question = Enrol | Welcome | Piece | Work | Turned | Over
+Question = Enrol | Welcome | Piece | Work | Idle | Turned | Over
 Answer = Card | Ready | Got | Done | Behind | Failed | Bye
 
 
