@@ -18,6 +18,8 @@ NODES = range(100, 160)
 class Post:
     """A transport whose nodes live in one process, which knows those that it has been asked of."""
 
+    ordered = True
+
     def __init__(self, answer: Callable[[int, bytes], bytes] = lambda node, content: b"%d:" % node + content) -> None:
         self.sent: list[tuple[int, bytes]] = []
         self.pending: list[tuple[str, int, bytes]] = []
